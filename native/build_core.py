@@ -1,0 +1,7 @@
+"""Builder of `_core`: buffers, checksums, I/O batches, the chunk engine, record sort."""
+
+from threefs.native.builder import module
+
+PARTS = ["buffers"]
+
+ffi = module("_core", PARTS, libraries=["uring", "lmdb"], macros=[])
