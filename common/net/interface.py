@@ -9,7 +9,7 @@ optional bulk `data`. The same service class is served by four carriers: frames 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 Buffer = bytes | bytearray | memoryview
@@ -77,3 +77,14 @@ class Server(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Stops accepting, lets running handlers finish for a moment, then cancels them."""
+
+
+class Carrier(ABC):
+    """Makes both ends for one process: what a daemon or a client is handed instead of the network."""
+
+    @abstractmethod
+    def transport(self) -> Transport: ...
+
+    @abstractmethod
+    def server(self, listen: str, handlers: Mapping[int, Handler]) -> Server:
+        """A server for `listen` ("host:port", port 0: any); `bind` and data-plane handlers merged by the caller."""
