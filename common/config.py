@@ -86,7 +86,8 @@ def _fields_at(model: type[BaseModel], keys: list[str]) -> set[str]:
 
 def _line_of(text: str, keys: list[str]) -> int:
     """The line on which the deepest key that the file has is set; 1 if it has none."""
-    best, table = (0, 1), []
+    best = (0, 1)
+    table: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
         assigned = re.match(r"\s*([\w.\-\"]+)\s*=", line)
