@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
-from threefs.common.files import DirEntry, FileType, Inode
-from threefs.common.ids import ROOT_INODE, ClientId, InodeId, NodeId, SessionId
+from threefs.common.files import At, DirEntry, FileType, Inode, LengthHint, RemoveKind, RenameFlags, XattrFlags
+from threefs.common.ids import ClientId, InodeId, NodeId, SessionId
+
+__all__ = [
+    "At",
+    "EntryRecord",
+    "FsSpace",
+    "GarbageRecord",
+    "LengthHint",
+    "ListedEntry",
+    "Listing",
+    "MetaNode",
+    "Opened",
+    "RemoveKind",
+    "RenameFlags",
+    "SessionRecord",
+    "User",
+    "XattrFlags",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,33 +34,12 @@ class MetaNode:
 
 
 @dataclass(frozen=True, slots=True)
-class At:
-    """A place: `path` resolved from `inode`; empty = the inode itself, one component = parent and name."""
-
-    inode: InodeId = ROOT_INODE
-    path: bytes | str = b""
-
-
-@dataclass(frozen=True, slots=True)
 class Opened:
     """An open file. `session` must be closed; None if nothing was recorded (opened for reading)."""
 
     inode: Inode
     session: SessionId | None
     created: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LengthHint:
-    """The end of the furthest acknowledged write of this client while the file had `truncate_version`.
-
-    `mtime_us` is when it last wrote, if it wrote since it last reported, else 0. If one of its writes failed, the
-    client cannot know the length: it closes and syncs without a hint, and storage is asked.
-    """
-
-    length: int
-    truncate_version: int
-    mtime_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,28 +73,6 @@ class User:
     root: bool = False
     admin: bool = False
     token_ends_us: tuple[int, ...] = ()  # one for each live token; 0: no end
-
-
-class RemoveKind(enum.IntEnum):
-    FILE = 0
-    DIRECTORY = 1
-    RECURSIVE = 2
-
-
-class RenameFlags(enum.IntFlag):
-    """As renameat2(2)."""
-
-    NONE = 0
-    NOREPLACE = 1
-    EXCHANGE = 2
-
-
-class XattrFlags(enum.IntFlag):
-    """As setxattr(2)."""
-
-    NONE = 0
-    CREATE = 1
-    REPLACE = 2
 
 
 @dataclass(frozen=True, slots=True)
