@@ -31,11 +31,15 @@ struct bridge {
 	pthread_mutex_t lock; /* guards everything below */
 	struct bridge_request *first, *last;
 	uint64_t waiting;
-	void *idle_buffers[IDLE_BUFFERS_MAX];
-	unsigned idle_count;
 	pthread_t threads[THREADS_MAX];
 	unsigned thread_count;
 };
+
+/* Receive buffers that wait for the next large writes. Of the process, because Python may keep a payload for longer
+ * than its bridge lives. */
+static pthread_mutex_t idle_lock = PTHREAD_MUTEX_INITIALIZER;
+static void *idle_buffers[IDLE_BUFFERS_MAX];
+static unsigned idle_count;
 
 /* The buffer that this thread received the current request in; NULL once a request has taken it over. */
 static _Thread_local void *receiving;
@@ -81,25 +85,33 @@ size_t bridge_take(struct bridge *bridge, struct bridge_request **out, size_t mo
 	return count;
 }
 
-static void *take_buffer(struct bridge *bridge)
+static void *take_buffer(void)
 {
 	void *found = NULL; /* libfuse then allocates one of the right size */
-	pthread_mutex_lock(&bridge->lock);
-	if (bridge->idle_count)
-		found = bridge->idle_buffers[--bridge->idle_count];
-	pthread_mutex_unlock(&bridge->lock);
+	pthread_mutex_lock(&idle_lock);
+	if (idle_count)
+		found = idle_buffers[--idle_count];
+	pthread_mutex_unlock(&idle_lock);
 	return found;
 }
 
-static void give_buffer(struct bridge *bridge, void *buffer)
+static void give_buffer(void *buffer)
 {
-	pthread_mutex_lock(&bridge->lock);
-	if (buffer && bridge->idle_count < IDLE_BUFFERS_MAX) {
-		bridge->idle_buffers[bridge->idle_count++] = buffer;
+	pthread_mutex_lock(&idle_lock);
+	if (idle_count < IDLE_BUFFERS_MAX) {
+		idle_buffers[idle_count++] = buffer;
 		buffer = NULL;
 	}
-	pthread_mutex_unlock(&bridge->lock);
+	pthread_mutex_unlock(&idle_lock);
 	free(buffer);
+}
+
+void bridge_free_payload(void *data, void *receive_buffer)
+{
+	if (receive_buffer)
+		give_buffer(receive_buffer);
+	else
+		free(data);
 }
 
 /* ---- requests ---- */
@@ -161,11 +173,7 @@ static struct bridge_request *begin(fuse_req_t req, enum bridge_op op, fuse_ino_
 
 static void submit(struct bridge_request *request)
 {
-	fuse_req_t req = request->handle;
-	struct bridge *bridge = fuse_req_userdata(req);
-	uint32_t op = request->op;
-	enqueue(bridge, request);
-	(void)op;
+	enqueue(fuse_req_userdata(request->handle), request);
 }
 
 /* Only what may wait long can be interrupted; everything else ends soon by itself. The callback is set before the
@@ -176,14 +184,11 @@ static void submit_interruptible(struct bridge_request *request)
 	submit(request);
 }
 
-static void release_request(struct bridge_request *request, struct bridge *bridge)
+static void release_request(struct bridge_request *request)
 {
 	free((void *)(uintptr_t)request->name);
 	free((void *)(uintptr_t)request->name_out);
-	if (request->receive_buffer)
-		give_buffer(bridge, request->receive_buffer);
-	else
-		free(request->data);
+	bridge_free_payload(request->data, request->receive_buffer);
 	free(request);
 }
 
@@ -374,7 +379,7 @@ static void on_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
 		return;
 	}
 	atomic_fetch_add(&bridge->bytes_written, size);
-	submit_interruptible(request);
+	submit(request);
 }
 
 static void on_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *file)
@@ -599,7 +604,7 @@ static void *receive(void *argument)
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
 	while (!fuse_session_exited(bridge->session)) {
 		if (!buffer.mem)
-			buffer.mem = take_buffer(bridge);
+			buffer.mem = take_buffer();
 		pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
 		int bytes = fuse_session_receive_buf(bridge->session, &buffer);
 		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
@@ -709,8 +714,6 @@ void bridge_destroy(struct bridge *bridge)
 	}
 	if (bridge->session)
 		fuse_session_destroy(bridge->session);
-	while (bridge->idle_count)
-		free(bridge->idle_buffers[--bridge->idle_count]);
 	if (bridge->event_fd >= 0)
 		close(bridge->event_fd);
 	pthread_mutex_destroy(&bridge->lock);
@@ -731,16 +734,15 @@ void bridge_read_counters(struct bridge *bridge, struct bridge_counters *out)
 
 /* ---- answers ---- */
 
-/* The kernel's handle and the bridge of a request that is about to be answered. The handle dies with the answer,
- * the request after it, so that an interrupt never finds a freed one. */
-#define ANSWER(request, call)                                          \
-	do {                                                           \
-		fuse_req_t req = (request)->handle;                    \
-		struct bridge *owner = fuse_req_userdata(req);         \
-		fuse_req_interrupt_func(req, NULL, NULL);              \
-		int number = -(call);                                  \
-		release_request((request), owner);                     \
-		return number;                                         \
+/* Sends the answer, then frees the request. The handle dies with the answer; its interrupt callback is taken away
+ * before, so that it never finds a freed request. */
+#define ANSWER(request, call)                              \
+	do {                                               \
+		fuse_req_t req = (request)->handle;        \
+		fuse_req_interrupt_func(req, NULL, NULL);  \
+		int result = -(call);                      \
+		release_request(request);                  \
+		return result;                             \
 	} while (0)
 
 static void fill_stat(struct stat *stat, const struct bridge_attr *attr)
@@ -768,9 +770,9 @@ static void fill_entry(struct fuse_entry_param *entry, const struct bridge *brid
 	fill_stat(&entry->attr, attr);
 }
 
-int bridge_reply_error(struct bridge_request *request, int number_)
+int bridge_reply_error(struct bridge_request *request, int number)
 {
-	ANSWER(request, fuse_reply_err(req, number_));
+	ANSWER(request, fuse_reply_err(req, number));
 }
 
 int bridge_reply_entry(struct bridge_request *request, const struct bridge_attr *attr)

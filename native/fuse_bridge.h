@@ -56,14 +56,14 @@ struct bridge_request {
 	size_t name_length, name_out_length;
 	void *data;              /* write: payload; setxattr: value */
 	size_t data_length;
+	void *receive_buffer; /* if set, `data` lies in it */
 	/* Private to the bridge from here on. */
 	void *handle;
-	void *receive_buffer;
 	struct bridge_request *next;
 };
 
 struct bridge_options {
-	const char *mount_options;
+	const char *mount_options; /* of mount(8), joined with commas */
 	uint32_t max_transfer;     /* bytes of one read or write request */
 	uint32_t max_background;
 	uint32_t max_readahead;
@@ -94,6 +94,10 @@ void bridge_unmount(struct bridge *bridge);
  * been answered before. */
 void bridge_destroy(struct bridge *bridge);
 void bridge_read_counters(struct bridge *bridge, struct bridge_counters *out);
+
+/* Frees a payload that was taken over: the request's `data` and `receive_buffer`, whose fields the taker has set to
+ * NULL. Any thread, at any time. */
+void bridge_free_payload(void *data, void *receive_buffer);
 
 /* Each returns 0, or an errno if the kernel no longer wanted the answer (ENOENT: interrupted; a file or directory
  * that was being opened must then be closed by the caller, for no release will come). */
