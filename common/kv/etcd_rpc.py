@@ -68,7 +68,7 @@ class EtcdMembers:
         self._runtime = runtime
         self._channels = [rpc.insecure_channel(endpoint, options=_CHANNEL_OPTIONS) for endpoint in endpoints]
         self._stubs = [rpc.KVStub(channel) for channel in self._channels]
-        self._current = runtime.random.randrange(len(endpoints))
+        self.current = runtime.random.randrange(len(endpoints))
 
     def __str__(self) -> str:
         return ", ".join(self._endpoints)
@@ -87,7 +87,7 @@ class EtcdMembers:
     async def write(self, request: Any) -> Any:
         """A transaction that changes something; KvMaybeCommitted if its request may be on its way."""
         for _ in range(len(self._stubs)):
-            chosen = self._current
+            chosen = self.current
             try:
                 return await self._stubs[chosen].Txn(request, timeout=self._timeout_s)
             except rpc.AioRpcError as exc:
@@ -118,7 +118,7 @@ class EtcdMembers:
         """Asks each member at most twice."""
         attempts = 2 * len(self._stubs)
         for attempt in range(1, attempts + 1):
-            chosen = self._current
+            chosen = self.current
             try:
                 return await call(self._stubs[chosen])
             except rpc.AioRpcError as exc:
@@ -134,5 +134,5 @@ class EtcdMembers:
 
     def _leave(self, member: int) -> None:
         """Goes on to the next member, unless another request has done so already."""
-        if self._current == member:
-            self._current = (member + 1) % len(self._stubs)
+        if self.current == member:
+            self.current = (member + 1) % len(self._stubs)
