@@ -1,6 +1,6 @@
 """Extended attributes: user.*, trusted.* (root only) and security.*.
 
-system.* (POSIX ACLs among it) is refused with EOPNOTSUPP. user.* exists on files and directories only, as xattr(7) says.
+system.* (POSIX ACLs among it) is refused with EOPNOTSUPP. user.* is for files and directories only, see xattr(7).
 Relies on: the inode's record; for CREATE and REPLACE the attribute itself.
 """
 
