@@ -2,6 +2,6 @@
 
 from threefs.native.builder import module
 
-PARTS = ["buffers"]
+PARTS = ["buffers", "crc32c"]
 
 ffi = module("_core", PARTS, libraries=["uring", "lmdb"], macros=[])

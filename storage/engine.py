@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from threefs.common.errors import ThreefsError
+from threefs.common.errors import Conflict, ThreefsError
 from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, TargetId
 
 CHUNK_BYTES_MIN = 64 << 10
@@ -41,6 +41,18 @@ class DiskFailed(ThreefsError):
     """The disk under an engine failed; its targets go offline."""
 
     code = 701
+
+
+class StaleUpdate(Conflict):
+    """The update's version is committed already, or older still: a duplicate. Nothing was changed."""
+
+    code = 311
+
+
+class MissingUpdate(Conflict):
+    """The version leaves a gap: what it builds on is not committed here (or the commit's pending state is absent)."""
+
+    code = 312
 
 
 class UpdateKind(enum.IntEnum):
@@ -59,8 +71,9 @@ class Update:
     chunk: ChunkId
     kind: UpdateKind
     chunk_bytes: int  # the file's chunk size: the largest length
-    version: ChunkVersion  # of the pending state; must be committed + 1, or equal to the pending one (a retry
-    # replaces it), except for REPLACE, which may jump forward
+    version: ChunkVersion  # of the pending state: committed + 1 (a pending state of that version is replaced, so
+    # that a retry is harmless). REPLACE takes any version above the committed one, and any at all under a
+    # chain version above the committed one's. Else StaleUpdate (below) or MissingUpdate (above).
     chain_version: ChainVersion
     offset: int = 0
     length: int = 0  # TRUNCATE, EXTEND
@@ -120,8 +133,8 @@ class ReadResult:
 class Commit:
     target: TargetId
     chunk: ChunkId
-    version: ChunkVersion  # must be the pending one; the committed one already: nothing to do
-    chain_version: ChainVersion
+    version: ChunkVersion  # the pending one; at or below the committed one: nothing to do; else MissingUpdate
+    chain_version: ChainVersion  # becomes the committed state's
 
 
 @dataclass(frozen=True, slots=True)
