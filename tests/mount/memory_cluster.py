@@ -59,9 +59,7 @@ class MemoryStorage:
         elif not extend_only:
             del found[length:]
 
-    async def remove_chunks(
-        self, chain: ChainId, inode: InodeId, *, first: int, last: int, limit: int = 1024
-    ) -> int:
+    async def remove_chunks(self, chain: ChainId, inode: InodeId, *, first: int, last: int, limit: int = 1024) -> int:
         doomed = [
             chunk
             for chunk in self.chunks
