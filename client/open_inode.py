@@ -64,7 +64,7 @@ class OpenInode:
     def __init__(self, services: Services, inode: Inode) -> None:
         assert inode.layout is not None, f"inode {inode.id:#x} has no layout"
         assert inode.layout.chains, f"inode {inode.id:#x} has a layout without chains"
-        self._services = services
+        self.services = services
         self.layout: Layout = inode.layout
         self.opens = 0
         self.sessions = 0  # of those, with a session at meta
@@ -119,18 +119,18 @@ class OpenInode:
             self._written_end = self.buffer.end()
             self._stored_end = self._reported_end = 0
         self._inode = inode
-        self._told_s = self._services.runtime.now()
+        self._told_s = self.services.runtime.now()
         return self.attributes()
 
     async def refresh(self, user: Credentials | None = None) -> Inode:
-        return self.observe(await self._services.meta.stat(self._inode.id, user=user))
+        return self.observe(await self.services.meta.stat(self._inode.id, user=user))
 
     # --- reading ------------------------------------------------------------------------------------------------
 
     async def read_into(self, offset: int, view: memoryview) -> int:
         """Fills `view` up to the end of the file; bytes read. Holes are zeros."""
         end = offset + len(view)
-        if end > self.length and self._services.runtime.now() - self._told_s > self._services.length_s_max:
+        if end > self.length and self.services.runtime.now() - self._told_s > self.services.length_s_max:
             await self.refresh()
         size = min(len(view), self.length - offset)
         if size <= 0:
@@ -154,7 +154,7 @@ class OpenInode:
             )
             for piece in pieces(self.layout.chunk_bytes, offset, len(view))
         ]
-        await self._services.storage.read(ios)
+        await self.services.storage.read(ios)
         for io in ios:
             if io.error is not None:
                 raise io.error
@@ -175,7 +175,11 @@ class OpenInode:
         self.check_end(offset + len(data))
         await self.buffer.write(offset, data, owned=owned)
         self._written_end = max(self._written_end, offset + len(data))
-        self._mtime_us = self._services.runtime.wall_us()
+        self._mtime_us = self.services.runtime.wall_us()
+
+    def touch(self) -> None:
+        """The content was changed some other way than by `write`."""
+        self._mtime_us = self.services.runtime.wall_us()
 
     async def _store(self, offset: int, data: memoryview) -> None:
         version = self._inode.truncate_version
@@ -190,7 +194,7 @@ class OpenInode:
             for piece in pieces(self.layout.chunk_bytes, offset, len(data))
         ]
         try:
-            await self._services.storage.write(ios)
+            await self.services.storage.write(ios)
             for io in ios:
                 if io.error is not None:
                     raise io.error
@@ -234,7 +238,7 @@ class OpenInode:
         finally:
             if self._has_news:
                 hint = self.hint()
-                inode = await self._services.meta.sync(self._inode.id, hint, user=user)
+                inode = await self.services.meta.sync(self._inode.id, hint, user=user)
                 self.note_reported(hint)
                 self.observe(inode)
 
@@ -242,6 +246,6 @@ class OpenInode:
         """Sets the length. `opened`: permission was checked when the file was opened for writing."""
         self.check_end(length)
         await self.buffer.flush()
-        inode = await self._services.meta.truncate(self._inode.id, length, opened=opened, user=user)
+        inode = await self.services.meta.truncate(self._inode.id, length, opened=opened, user=user)
         self._mtime_us = 0  # the truncation is the newer change
         return self.observe(inode)
