@@ -100,6 +100,8 @@ class Accounts:
         """Who asks: as claimed if authentication is off, else by token. Unauthenticated says what is wrong with it."""
         if not self._env.config.authenticate:
             return claimed
+        if not claimed.token and claimed.uid == 0 and not await self.list():
+            return claimed  # a new cluster: root makes the first account, and its token
         account = await self.of_token(claimed.token)
         if account.root:
             return claimed
@@ -119,7 +121,7 @@ class Accounts:
 
     async def check_admin(self, claimed: Credentials) -> None:
         """EPERM unless the caller may change accounts: uid 0 where nobody is authenticated, else an admin's token."""
-        if self._env.config.authenticate:
+        if self._env.config.authenticate and (claimed.token or await self.list()):
             account = await self.of_token(claimed.token)
             allowed = account.root or account.admin
         else:
