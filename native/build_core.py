@@ -2,6 +2,6 @@
 
 from threefs.native.builder import module
 
-PARTS = ["buffers", "crc32c", "gensort", "record_sort"]
+PARTS = ["buffers", "crc32c", "kv_store", "gensort", "record_sort"]
 
 ffi = module("_core", PARTS, libraries=["uring", "lmdb"], macros=[])
