@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from threefs.common.config import Config, hot
+from threefs.common.kv.factory import KvConfig
 
 
 class RootConfig(Config):
@@ -21,7 +22,7 @@ class GarbageConfig(Config):
     scan_interval_s: float = hot(1.0, gt=0)
     file_delay_s: float = hot(10.0, ge=0)  # for readers elsewhere that still have the file open
     retry_s: float = hot(10.0, gt=0)  # before a file that is still open, or whose chain is down, is looked at again
-    concurrency: int = hot(32, ge=1, le=1024)
+    concurrency: int = Field(32, ge=1, le=1024)  # inodes that are freed at a time
     batch: int = hot(256, ge=1, le=4096)  # entries taken from a shard at a time
 
 
@@ -52,3 +53,13 @@ class ServiceConfig(Config):
     garbage: GarbageConfig = GarbageConfig()
     sessions: SessionConfig = SessionConfig()
     tuning: MetaTuning = MetaTuning()
+
+
+class MetaConfig(ServiceConfig):
+    """The whole file of a daemon."""
+
+    node_id: int = Field(50, ge=1)
+    cluster_id: str = ""  # empty: whichever cluster mgmtd says it is
+    listen: str = "127.0.0.1:9001"
+    mgmtd: list[str] = Field(["127.0.0.1:9000"], min_length=1)  # "host:port" of every mgmtd
+    kv: KvConfig = KvConfig()

@@ -38,9 +38,11 @@ class Ownership:
 
 
 class Periodic:
-    """Runs a round of work every `interval_s`, or at once when woken; a round that fails is logged and tried again."""
+    """Runs a round of work every `interval_s()`, or at once when woken; one that fails is logged and tried again."""
 
-    def __init__(self, runtime: Runtime, name: str, work: Callable[[], Awaitable[None]], interval_s: float) -> None:
+    def __init__(
+        self, runtime: Runtime, name: str, work: Callable[[], Awaitable[None]], interval_s: Callable[[], float]
+    ) -> None:
         self._runtime = runtime
         self._name = name
         self._work = work
@@ -74,7 +76,7 @@ class Periodic:
 
     async def _pause(self) -> None:
         try:
-            async with asyncio.timeout(self._runtime.jitter(self._interval_s)):
+            async with asyncio.timeout(self._runtime.jitter(self._interval_s())):
                 await self._woken.wait()
         except TimeoutError:
             pass
