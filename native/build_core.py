@@ -2,7 +2,7 @@
 
 from threefs.native.builder import module
 
-PARTS = ["buffers", "crc32c", "engine"]
+PARTS = ["buffers", "crc32c", "gensort", "record_sort", "engine"]
 INNER = [
     "io_table",
     "uring",

@@ -243,8 +243,10 @@ static bool drop_target(struct engine *engine, struct engine_order *order)
 		return false;
 	order->error = change_target(engine, order->target, true, true);
 	pthread_mutex_lock(&engine->lock);
-	if (!order->error)
-		*target_find(engine, order->target) = engine->targets[--engine->target_count];
+	if (!order->error) {
+		target = target_find(engine, order->target);
+		*target = engine->targets[--engine->target_count];
+	}
 	pthread_mutex_unlock(&engine->lock);
 	return true;
 }
