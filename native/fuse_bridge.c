@@ -192,6 +192,11 @@ static void release_request(struct bridge_request *request)
 	free(request);
 }
 
+void bridge_free_notice(struct bridge_request *notice)
+{
+	release_request(notice);
+}
+
 /* ---- what the kernel asks, in the order of bridge_op ---- */
 
 static void on_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -708,7 +713,7 @@ void bridge_destroy(struct bridge *bridge)
 	bridge_unmount(bridge);
 	while (bridge_take(bridge, &request, 1)) {
 		if (request->op == BRIDGE_INTERRUPT)
-			free(request);
+			bridge_free_notice(request);
 		else
 			bridge_reply_error(request, EIO);
 	}
@@ -859,8 +864,8 @@ size_t bridge_add_entry(struct bridge_request *request, char *buffer, size_t roo
 	if (plus) {
 		struct fuse_entry_param entry;
 		fill_entry(&entry, fuse_req_userdata(request->handle), attr);
-		if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2])))
-			entry.ino = 0; /* the kernel takes no reference on these two */
+		if (plus == 2)
+			entry.ino = 0; /* the kernel then makes no inode of it, and takes no reference */
 		used = fuse_add_direntry_plus(request->handle, buffer, room, name, &entry, next);
 	} else {
 		struct stat stat;

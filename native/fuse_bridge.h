@@ -99,6 +99,9 @@ void bridge_read_counters(struct bridge *bridge, struct bridge_counters *out);
  * NULL. Any thread, at any time. */
 void bridge_free_payload(void *data, void *receive_buffer);
 
+/* Frees a BRIDGE_INTERRUPT. */
+void bridge_free_notice(struct bridge_request *notice);
+
 /* Each returns 0, or an errno if the kernel no longer wanted the answer (ENOENT: interrupted; a file or directory
  * that was being opened must then be closed by the caller, for no release will come). */
 int bridge_reply_error(struct bridge_request *request, int number);
@@ -115,8 +118,9 @@ int bridge_reply_position(struct bridge_request *request, int64_t offset);
 int bridge_reply_space(struct bridge_request *request, uint64_t block_bytes, uint64_t blocks, uint64_t free_blocks,
 		       uint64_t files, uint64_t free_files, uint32_t name_bytes_max);
 
-/* Appends a directory entry to `buffer` of `room` bytes; the bytes used, or 0 if it does not fit. `plus` says
- * whether attributes go along; `next` is the offset at which reading goes on. */
+/* Appends a directory entry to `buffer` of `room` bytes; the bytes used, or 0 if it does not fit. `plus` is 0 for readdir; else
+ * it is for readdirplus: 1 with attributes, 2 for an entry whose attributes are not known.
+ * `next` is the offset at which reading goes on. */
 size_t bridge_add_entry(struct bridge_request *request, char *buffer, size_t room, const char *name,
 			const struct bridge_attr *attr, int64_t next, int plus);
 
