@@ -6,7 +6,7 @@ from pathlib import Path
 
 from threefs.cli.dev.layout import ClusterSpec, DaemonSpec
 
-Value = str | int | float | bool | list[str]
+Value = str | int | float | bool | list[str] | list[dict[str, str]]
 
 
 def to_toml(values: dict[str, Value], sections: dict[str, dict[str, Value]]) -> str:
@@ -16,11 +16,13 @@ def to_toml(values: dict[str, Value], sections: dict[str, dict[str, Value]]) -> 
     return "\n".join(lines) + "\n"
 
 
-def _text(value: Value) -> str:
+def _text(value: Value | dict[str, str]) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
         return "[" + ", ".join(_text(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_text(item)}" for key, item in value.items()) + " }"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
@@ -65,7 +67,8 @@ def _meta(home: Path, spec: ClusterSpec, daemon: DaemonSpec) -> str:
 
 
 def _storage(home: Path, spec: ClusterSpec, daemon: DaemonSpec) -> str:
-    values = _node(spec, daemon) | {"mgmtd": spec.mgmtd_addresses(), "disks": [str(home / "disk")]}
+    disks: list[dict[str, str]] = [{"path": str(home / "disk")}]
+    values: dict[str, Value] = _node(spec, daemon) | {"mgmtd": spec.mgmtd_addresses(), "disks": disks}
     (home / "disk").mkdir(exist_ok=True)
     return to_toml(values, {"process": _process(daemon)})
 
