@@ -26,7 +26,8 @@ def violations(world: World) -> list[str]:
 def _content(world: World, target: TargetId) -> dict[str, tuple[int | None, int, int]]:
     """(committed version, length, CRC32C) of every chunk; the version is None while an update is pending."""
     process = next(p for p in world.of_kind("storage") if target in world.targets_of(p.node))  # type: ignore[attr-defined]
-    assert isinstance(process, StorageProcess) and process.disk.engine is not None
+    assert isinstance(process, StorageProcess)
+    assert process.disk.engine is not None
     chunks: dict[object, Chunk] = process.disk.engine.chunks[target]
     return {str(chunk): _summary(state) for chunk, state in chunks.items()}
 

@@ -124,7 +124,8 @@ class Mixed(Workload):
     # Files
 
     async def _use_files(self, client: ClientProcess) -> None:
-        assert client.runtime is not None and client.files is not None
+        assert client.runtime is not None
+        assert client.files is not None
         random, model = client.runtime.random, self.files.setdefault(client.name, {})
         if client.lives > 1:
             await client.runtime.sleep(AFTERMATH_S)
