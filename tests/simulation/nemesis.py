@@ -93,9 +93,13 @@ class Nemesis:
         await self._cut([pair if self._random.random() < 0.5 else pair[::-1] for pair in chosen], both=False)
 
     async def _isolate(self) -> None:
-        """A storage daemon that clients and its peers reach, but mgmtd does not: it has to fence itself."""
-        victim = self._random.choice(self._world.of_kind("storage"))
-        await self._cut([(victim.name, mgmtd.name) for mgmtd in self._world.of_kind("mgmtd")], both=True)
+        """A storage daemon and a client that reach each other, but not mgmtd: the daemon has to fence itself."""
+        storages = self._world.of_kind("storage")
+        victim, client = self._random.choice(storages), self._random.choice(self._world.of_kind("client"))
+        unheard = self._world.of_kind("mgmtd")
+        pairs = [(lonely.name, mgmtd.name) for lonely in (victim, client) for mgmtd in unheard]
+        pairs += [(victim.name, other.name) for other in storages if other is not victim]
+        await self._cut(pairs, both=True)
 
     async def _cut(self, pairs: list[tuple[str, str]], *, both: bool) -> None:
         for source, target in pairs:
