@@ -257,6 +257,7 @@ static int open_storage(struct engine *engine, struct engine_report *report)
 	int error = recover(engine, report);
 	if (error)
 		return error;
+	reserve_take(engine);
 	status = write_format(engine);
 	return status ? say(report, ENGINE_DISK_FAILED, folder, strerror(status)) : 0;
 }

@@ -1,6 +1,8 @@
 /* The records of one group: everything that differs between memory and disk, in one LMDB transaction. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "engine_internal.h"
 
@@ -155,4 +157,20 @@ int flush_records(struct engine *engine)
 	settle(engine, count, !error);
 	pthread_mutex_unlock(&engine->lock);
 	return error;
+}
+
+void reserve_take(struct engine *engine)
+{
+	int fd = openat(engine->folder_fd, "reserve", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	engine->reserve_held = fd >= 0 && engine->io->allocate(fd, 0, RESERVE_BYTES) == 0;
+	if (fd >= 0)
+		close(fd);
+	if (!engine->reserve_held)
+		reserve_release(engine); /* a part of it would only be in the way */
+}
+
+void reserve_release(struct engine *engine)
+{
+	unlinkat(engine->folder_fd, "reserve", 0);
+	engine->reserve_held = false;
 }
