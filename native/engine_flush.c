@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "engine_internal.h"
@@ -135,6 +136,16 @@ static void settle(struct engine *engine, size_t count, bool written)
 	}
 }
 
+/* LMDB calls a write that was cut short, as a full disk cuts it, an I/O error. */
+static bool is_full(const struct engine *engine, int status)
+{
+	struct statfs disk;
+	if (status == ENOSPC || status == EDQUOT || status == MDB_MAP_FULL)
+		return true;
+	return status == EIO && fstatfs(engine->folder_fd, &disk) == 0 &&
+	       (uint64_t)disk.f_bavail * (uint64_t)disk.f_bsize < RESERVE_BYTES;
+}
+
 int flush_records(struct engine *engine)
 {
 	pthread_mutex_lock(&engine->lock);
@@ -148,7 +159,7 @@ int flush_records(struct engine *engine)
 		return error;
 	int status = write_changes(engine, count);
 	pthread_mutex_lock(&engine->lock);
-	if (status == ENOSPC || status == EDQUOT || status == MDB_MAP_FULL)
+	if (status && is_full(engine, status))
 		error = ENGINE_NO_SPACE;
 	else if (status)
 		error = ENGINE_DISK_FAILED;
