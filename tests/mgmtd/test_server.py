@@ -14,7 +14,7 @@ from threefs.proto import mgmtd_pb2 as pb
 from threefs.proto.mgmtd_rpc import Mgmtd
 
 if TYPE_CHECKING:
-    from conftest import MiniCluster
+    from tests.mgmtd.conftest import MiniCluster
 
 pytestmark = pytest.mark.unit
 
