@@ -7,6 +7,7 @@ always in what it answers, and the record has it after `sync`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -67,7 +68,6 @@ class OpenInode:
         self.services = services
         self.layout: Layout = inode.layout
         self.opens = 0
-        self.sessions = 0  # of those, with a session at meta
         self._inode = inode
         self._told_s = services.runtime.now()
         self._written_end = 0  # end of the furthest write since `truncate_version` became what it is
@@ -235,12 +235,19 @@ class OpenInode:
         ran into."""
         try:
             await self.buffer.flush()
-        finally:
-            if self._has_news:
-                hint = self.hint()
-                inode = await self.services.meta.sync(self._inode.id, hint, user=user)
-                self.note_reported(hint)
-                self.observe(inode)
+        except ThreefsError:
+            with contextlib.suppress(ThreefsError):  # the first error is the one to tell; the next sync asks again
+                await self._report(user)
+            raise
+        await self._report(user)
+
+    async def _report(self, user: Credentials | None) -> None:
+        if not self._has_news:
+            return
+        hint = self.hint()
+        inode = await self.services.meta.sync(self._inode.id, hint, user=user)
+        self.note_reported(hint)
+        self.observe(inode)
 
     async def truncate(self, length: int, *, opened: bool, user: Credentials | None = None) -> Inode:
         """Sets the length. `opened`: permission was checked when the file was opened for writing."""

@@ -78,16 +78,15 @@ class Context:
         return current
 
     async def protect(self, parent: InodeId, name: bytes, user: Credentials) -> None:
-        """Before the name goes away: if a descriptor without a session reads the file, meta must keep its data."""
+        """Before the name goes away: meta must keep the data for descriptors of which it does not know."""
         if not self.files.has_unpinned:
             return
         try:
             inode = await self.meta.lookup(parent, name, user=user)
         except FileError:
             return  # the removal itself will say why
-        state = self.files.find(inode.id)
-        if state is not None and not state.sessions:
-            await next(file for file in self.open_files.values() if file.state is state).pin()
+        for file in self.files.unpinned(inode.id):
+            await file.pin()
 
     async def clear_privileges(self, file: OpenFile, uid: int) -> None:
         """A write by anybody but root takes set-user-id and (if executable) set-group-id away."""

@@ -1,7 +1,8 @@
-"""A mount on clients in memory, as a process of its own: `memory_mount.py MOUNTPOINT`; ends on SIGTERM.
+"""A mount on clients in memory, as a process of its own: `python -m tests.mount.memory_mount MOUNTPOINT [--full]`.
 
+Ends on SIGTERM.
 Its own process, because a program that faults on a mapped file while it holds the interpreter's lock would wait for
-itself. Prints "ready" once mounted.
+itself. Prints "ready" once mounted. `--full`: storage refuses every write with NoSpace.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ import sys
 from pathlib import Path
 
 import uvloop
-from memory_cluster import MemoryMeta, MemoryStorage  # beside this file
+from tests.mount.memory_cluster import MemoryMeta, MemoryStorage
 
 from threefs.client.file import FileTable
-from threefs.common.errors import UserError
+from threefs.common.errors import NoSpace, UserError
 from threefs.common.runtime.real import RealRuntime
 from threefs.fuse.config import MountConfig
 from threefs.fuse.mount import Mount
 
 
-async def serve(path: str) -> None:
+async def serve(path: str, *, full: bool) -> None:
     runtime = RealRuntime()
     storage = MemoryStorage()
+    storage.error = NoSpace("target 1 has no space left") if full else None
     meta = MemoryMeta(storage)
     files = FileTable(runtime, meta, storage)  # type: ignore[arg-type]
     files.start()
@@ -41,6 +43,6 @@ async def serve(path: str) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
     try:
-        uvloop.run(serve(sys.argv[1]))
+        uvloop.run(serve(sys.argv[1], full="--full" in sys.argv))
     except UserError as exc:
         sys.exit(f"error: {exc}; {exc.hint}")
