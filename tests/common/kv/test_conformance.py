@@ -249,7 +249,7 @@ def test_five_thousand_keys_in_one_transaction(store) -> None:
     async def body() -> None:
         for first in range(0, 5000, 1000):
             for low in range(first, first + 1000, 100):
-                await put(store.engine, dict.fromkeys(keys[low:low + 100], b"1"))
+                await put(store.engine, dict.fromkeys(keys[low : low + 100], b"1"))
         pairs = await dump(store.engine, b"many/", b"many0")
         assert list(pairs) == keys
         await store.engine.transact(sum_up, timeout_s=30)
