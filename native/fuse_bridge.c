@@ -373,7 +373,6 @@ static void on_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
 	request->size = size;
 	request->offset = offset;
 	request->flags = (uint32_t)file->flags;
-	request->valid = file->writepage; /* from a shared mapping: the caller's ids mean nothing */
 	request->data_length = size;
 	if (size >= PAYLOAD_COPY_MAX) {
 		request->data = (void *)(uintptr_t)data;
@@ -554,7 +553,7 @@ static void on_init(void *userdata, struct fuse_conn_info *connection)
 	const struct bridge *bridge = userdata;
 	const unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
 				FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ATOMIC_O_TRUNC |
-				FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_HANDLE_KILLPRIV;
+				FUSE_CAP_AUTO_INVAL_DATA;
 	/* No splicing: payloads are wanted in memory, where Python and the network find them. */
 	connection->want = connection->capable & wanted;
 	connection->max_write = bridge->options.max_transfer;
