@@ -42,7 +42,7 @@ class BridgeOptions:
 def _fill(inode: Inode) -> Any:
     attr = _attr
     attr.ino = inode.id
-    attr.size = inode.length
+    attr.size = len(os.fsencode(inode.symlink)) if inode.type is FileType.SYMLINK else inode.length
     attr.blocks = (inode.length + BLOCK - 1) // BLOCK if inode.type is FileType.FILE else 0
     attr.rdev = inode.rdev
     attr.atime_us = inode.atime_us
