@@ -58,7 +58,7 @@ async def find(view: View, at: At, user: Credentials, *, follow: bool = False) -
     """The inode that a path leads to, with everything that stat(2) shows; not guarded."""
     if not at.path:
         return await view.inode(at.inode or ROOT_INODE)
-    place = await locate(view, at, user, follow=follow)
+    place = await locate(view, at, user, follow=follow or path_bytes(at.path).endswith(b"/"))
     if not place.name:
         return await view.inode(place.parent.id)
     return await view.inode(place.existing().inode)

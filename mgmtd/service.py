@@ -24,7 +24,7 @@ from threefs.proto import mgmtd_pb2 as pb
 _log = logging.getLogger(__name__)
 
 WAIT_S_MAX = 30.0  # longest long poll
-CONFIG_BYTES_MAX = 1 << 20
+CONFIG_BYTES_MAX = 64 << 10  # below every store's limit for a value
 
 # Raises UserError if a configuration text is not fit for the daemons of a type.
 Validator = Callable[[str], None]

@@ -6,7 +6,7 @@ Used by the memory and the embedded engine. Rule: a snapshot below `floor` is ne
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sortedcontainers import SortedDict
@@ -33,6 +33,10 @@ class ConflictWindow:
 
     def __len__(self) -> int:
         return len(self._commits)
+
+    def commits(self) -> Iterator[Commit]:
+        """What is remembered, oldest first."""
+        return iter(self._commits)
 
     def add(self, commit: Commit) -> None:
         """Remembers a commit; versions only grow."""

@@ -32,6 +32,10 @@ async def open_engine(config: KvConfig, runtime: Runtime) -> KvEngine:
         from threefs.common.kv.memory import MemoryEngine
 
         return MemoryEngine(runtime)
+    if config.engine == "embedded":
+        from threefs.common.kv.embedded import EmbeddedEngine
+
+        return await EmbeddedEngine.open(runtime, _path(config), config.map_bytes_max)
     raise UserError(f"kv.engine = {config.engine!r} is not known", "use memory, embedded, fdb or etcd")
 
 
