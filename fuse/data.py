@@ -10,6 +10,7 @@ from threefs.client import sparse
 from threefs.client.file import OpenFile
 from threefs.common.errors import FileError, ThreefsError
 from threefs.common.ids import InodeId
+from threefs.fuse import metrics
 from threefs.fuse.bridge import Request
 from threefs.fuse.context import FMODE_EXEC, Context
 from threefs.native.buffers import buffer
@@ -58,6 +59,7 @@ async def read(context: Context, request: Request) -> None:
     memory = buffer(raw.size)
     count = await context.file(request).state.read_into(raw.offset, memory)
     request.reply_data(memory[:count])
+    metrics.BYTES_READ.inc(count)
 
 
 async def write(context: Context, request: Request) -> None:
@@ -67,6 +69,7 @@ async def write(context: Context, request: Request) -> None:
     data = request.take_payload() if owned else request.payload()
     await file.state.write(offset, data, owned=owned)
     request.reply_written(size)
+    metrics.BYTES_WRITTEN.inc(size)
 
 
 async def flush(context: Context, request: Request) -> None:
