@@ -5,7 +5,7 @@
 // and added in float32 on the CUDA cores (rSum). While one warpgroup does that, the other's products run.
 //
 // Compile-time constants, set by fp8_gemm.py and explained there:
-//   BLOCK_N, MATH_GROUPS, WAVES, STAGES, CLUSTER, SHARE_A, SPLIT_K, BLOCKS_PER_SM, LAYOUT
+//   BLOCK_N, MATH_GROUPS, WAVES, STAGES, STAGE_K, CLUSTER, SHARE_A, SPLIT_K, BLOCKS_PER_SM, TURNS, STREAM_B, LAYOUT
 #include "wgmma.cuh"
 
 enum Layout : u32 { kDense = 0, kContiguous = 1, kMasked = 2 };
@@ -17,7 +17,8 @@ constexpr u32 kCluster = CLUSTER * SPLIT_K;   // one of the two is 1
 constexpr u32 kRowsA = kBlockM / (SHARE_A ? kPair : 1), kRowsB = kBlockN / (SHARE_A ? 1 : kPair);
 
 constexpr u32 kBytesA = kBlockM * kBlockK, kBytesB = kBlockN * kBlockK, kBytesScaleA = kBlockM * 4;
-constexpr u32 kStageBytes = kBytesA + kBytesB;
+constexpr u32 kBlockBytes = kBytesA + kBytesB;       // one K block
+constexpr u32 kStageBytes = STAGE_K * kBlockBytes;   // STAGE_K neighbours: 128 x STAGE_K bytes of each row
 constexpr u32 kStagingPitch = 144;            // 64 bf16 + 16 bytes: eight rows fall into different banks
 constexpr u32 kStagingBytes = 16 * kStagingPitch;  // of one warp
 constexpr u32 kPartialPitch = kBlockN + 4;    // float32 tile of a split, in the stages' memory
@@ -25,6 +26,8 @@ constexpr u32 kPartialPitch = kBlockN + 4;    // float32 tile of a split, in the
 constexpr u32 gcd(u32 a, u32 b) { return b == 0 ? a : gcd(b, a % b); }
 constexpr u32 kGranule = gcd(kBlockN, 128);   // columns that surely have one weight scale
 constexpr u32 kScalesB = (kBlockN + 128 - kGranule + 127) / 128;  // weight scales that one tile may touch
+
+constexpr u64 kHintB = STREAM_B ? kEvictFirst : kEvictNormal;  // weights that are read once leave the L2 first
 
 static_assert(kBlockN % 8 == 0 && kBlockN <= 256, "shape of wgmma");
 static_assert(CLUSTER == 1 || SPLIT_K == 1, "a cluster either shares or splits");
@@ -97,7 +100,7 @@ struct Ring {
 
 struct Shared {
   u8* stages;         // STAGES x (A tile, B tile), each in 128-byte swizzle
-  float* sScaleA;     // STAGES x kBlockM
+  float* sScaleA;     // STAGES x STAGE_K x kBlockM
   u8* staging;        // a small transpose area for each math warp
   u64 *full, *empty;  // one barrier a stage
 };
@@ -114,19 +117,21 @@ DEVICE void load_tiles(const Problem& p, const Shared& s, const TensorMap& map_a
     const u32 row_b = tile.group * p.n + tile.column;
     const u32 row_scale = LAYOUT == kMasked ? tile.row - tile.group * p.rows : tile.row;
     const u32 scale_first = LAYOUT == kMasked ? tile.group * p.k_blocks : 0;
-    for (u32 kb = k_begin; kb < k_end; ++kb, ring.next()) {
-      if constexpr (kPair > 1) barrier_wait_cluster(s.empty + ring.stage, ring.parity ^ 1);
-      else barrier_wait(s.empty + ring.stage, ring.parity ^ 1);
+    for (u32 kb = k_begin; kb < k_end; kb += STAGE_K, ring.next()) {
+      const u32 blocks = smaller(u32(STAGE_K), k_end - kb);
+      barrier_wait(s.empty + ring.stage, ring.parity ^ 1);
       u64* full = s.full + ring.stage;
-      u8* sA = s.stages + ring.stage * kStageBytes;
-      u8* sB = sA + kBytesA;
-      barrier_expect_bytes(full, kStageBytes + kBytesScaleA);
-      const i32 x = kb * kBlockK;
-      if constexpr (kPair > 1 && SHARE_A) tma_multicast_2d(&map_a, full, sA + rank * kRowsA * kBlockK, x, tile.row + rank * kRowsA, (1 << kPair) - 1);
-      else tma_load_2d(&map_a, full, sA, x, tile.row);
-      if constexpr (kPair > 1 && !SHARE_A) tma_multicast_2d(&map_b, full, sB + rank * kRowsB * kBlockK, x, row_b + rank * kRowsB, (1 << kPair) - 1);
-      else tma_load_2d(&map_b, full, sB, x, row_b);
-      tma_load_2d(&map_scale_a, full, s.sScaleA + ring.stage * kBlockM, row_scale, scale_first + kb);
+      barrier_expect_bytes(full, blocks * (kBlockBytes + kBytesScaleA));
+      for (u32 i = 0; i < blocks; ++i) {
+        u8* sA = s.stages + ring.stage * kStageBytes + i * kBlockBytes;
+        u8* sB = sA + kBytesA;
+        const i32 x = (kb + i) * kBlockK;
+        if constexpr (kPair > 1 && SHARE_A) tma_multicast_2d(&map_a, full, sA + rank * kRowsA * kBlockK, x, tile.row + rank * kRowsA, (1 << kPair) - 1);
+        else tma_load_2d(&map_a, full, sA, x, tile.row);
+        if constexpr (kPair > 1 && !SHARE_A) tma_multicast_2d(&map_b, full, sB + rank * kRowsB * kBlockK, x, row_b + rank * kRowsB, (1 << kPair) - 1, kHintB);
+        else tma_load_2d(&map_b, full, sB, x, row_b, kHintB);
+        tma_load_2d(&map_scale_a, full, s.sScaleA + (ring.stage * STAGE_K + i) * kBlockM, row_scale, scale_first + kb + i);
+      }
     }
   }
 }
@@ -173,12 +178,25 @@ DEVICE void promote(Sum& rSum, const Sum& rPartial, float scale_low, float scale
   }
 }
 
+// With TURNS the two warpgroups issue alternately: else both may multiply at once, and then both add at once.
 DEVICE void multiply_wave(Sum& rPartial, u64 a, u64 b) {
+  if constexpr (TURNS) named_barrier_sync(2 + threadIdx.x / 128, kMathThreads);
   pin_registers(rPartial);
   wgmma_fence();
 #pragma unroll
   for (u32 step = 0; step < kBlockK / 32; ++step) wgmma_e4m3(rPartial, a + step * 2, b + step * 2, step != 0);
   wgmma_commit();
+  if constexpr (TURNS) named_barrier_arrive(3 - threadIdx.x / 128, kMathThreads);
+}
+
+// The warp is done with a stage: tell the producers of all blocks that write into it.
+DEVICE void release(u64* empty) {
+  __syncwarp();
+  if constexpr (kPair > 1) {
+    if (lane_index() < kPair) barrier_arrive_at(empty, lane_index());
+  } else {
+    if (lane_index() == 0) barrier_arrive(empty);
+  }
 }
 
 DEVICE void multiply_tile(const Shared& s, const Problem& p, const float* gScaleB, const Tile& tile, ScalesB& scales,
@@ -191,37 +209,33 @@ DEVICE void multiply_tile(const Shared& s, const Problem& p, const float* gScale
 #pragma unroll
     for (u32 i = 0; i < kBlockN / 2; ++i) rSum[w][i] = 0.f;
 
-  for (u32 kb = k_begin; kb < k_end; ++kb, ring.next()) {
-    const u32 turn = (kb - k_begin) & 31;
-    if (turn == 0 && kb != k_begin) scales.fetch(p, gScaleB, tile, kb, k_end);
+  for (u32 kb = k_begin; kb < k_end; kb += STAGE_K, ring.next()) {
+    if (((kb - k_begin) & 31) == 0 && kb != k_begin) scales.fetch(p, gScaleB, tile, kb, k_end);
     barrier_wait(s.full + ring.stage, ring.parity);
-    const u32 a = smem_address(s.stages + ring.stage * kStageBytes), b = a + kBytesA;
-    const float* sScale = s.sScaleA + ring.stage * kBlockM;
-    float scale_low[WAVES], scale_high[WAVES], scale_b[kScalesB];
 #pragma unroll
-    for (u32 w = 0; w < WAVES; ++w) {
-      const u32 wave_row = (group * WAVES + w) * 64;
-      multiply_wave(rPartial, k_major_descriptor(a + wave_row * kBlockK), k_major_descriptor(b));
-      if (w == 0) {
+    for (u32 i = 0; i < STAGE_K; ++i) {
+      if (i > 0 && kb + i >= k_end) break;
+      const u32 a = smem_address(s.stages + ring.stage * kStageBytes + i * kBlockBytes), b = a + kBytesA;
+      const float* sScale = s.sScaleA + (ring.stage * STAGE_K + i) * kBlockM;
+      float scale_low[WAVES], scale_high[WAVES], scale_b[kScalesB];
 #pragma unroll
-        for (u32 v = 0; v < WAVES; ++v) {
-          scale_low[v] = sScale[(group * WAVES + v) * 64 + row];
-          scale_high[v] = sScale[(group * WAVES + v) * 64 + row + 8];
+      for (u32 w = 0; w < WAVES; ++w) {
+        const u32 wave_row = (group * WAVES + w) * 64;
+        multiply_wave(rPartial, k_major_descriptor(a + wave_row * kBlockK), k_major_descriptor(b));
+        if (w == 0) {
+#pragma unroll
+          for (u32 v = 0; v < WAVES; ++v) {
+            scale_low[v] = sScale[(group * WAVES + v) * 64 + row];
+            scale_high[v] = sScale[(group * WAVES + v) * 64 + row + 8];
+          }
+#pragma unroll
+          for (u32 j = 0; j < kScalesB; ++j) scale_b[j] = __shfl_sync(0xffffffffu, scales.held[j], (kb + i - k_begin) & 31);
         }
-#pragma unroll
-        for (u32 i = 0; i < kScalesB; ++i) scale_b[i] = __shfl_sync(0xffffffffu, scales.held[i], turn);
+        wgmma_wait<0>();
+        pin_registers(rPartial);
+        if (w == WAVES - 1 && (i == STAGE_K - 1 || kb + i + 1 >= k_end)) release(s.empty + ring.stage);
+        promote(rSum[w], rPartial, scale_low[w], scale_high[w], scale_b, tile.column % 128);
       }
-      wgmma_wait<0>();
-      pin_registers(rPartial);
-      if (w == WAVES - 1) {
-        __syncwarp();
-        if constexpr (kPair > 1) {
-          if (lane < kPair) barrier_arrive_at(s.empty + ring.stage, lane);
-        } else {
-          if (lane == 0) barrier_arrive(s.empty + ring.stage);
-        }
-      }
-      promote(rSum[w], rPartial, scale_low[w], scale_high[w], scale_b, tile.column % 128);
     }
   }
 }
@@ -307,6 +321,7 @@ DEVICE void multiply_tiles(const Problem& p, const Shared& s, const float* gScal
   ScalesB scales;
   const u32 total = scheduler.count(p), step = gridDim.x / kCluster;
   u32 index = blockIdx.x / kCluster;
+  if (TURNS && threadIdx.x >= 128) named_barrier_arrive(2, kMathThreads);  // the first warpgroup begins
   Tile tile{};
   if (index < total) {
     tile = scheduler.at(p, index, rank);
@@ -339,7 +354,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS_PER_SM)
   Shared s;
   s.stages = memory;
   s.sScaleA = reinterpret_cast<float*>(memory + STAGES * kStageBytes);
-  s.staging = memory + STAGES * (kStageBytes + kBytesScaleA);
+  s.staging = memory + STAGES * (kStageBytes + STAGE_K * kBytesScaleA);
   s.full = reinterpret_cast<u64*>(s.staging + MATH_GROUPS * 4 * kStagingBytes);
   s.empty = s.full + STAGES;
   u32* sFirstBlock = reinterpret_cast<u32*>(s.empty + STAGES);
@@ -377,7 +392,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS_PER_SM)
     }
   }
   __syncthreads();
-  if constexpr (kCluster > 1) cluster_sync();
+  if constexpr (kCluster > 1) cluster_sync_relaxed();
 
   const u32 k_begin = SPLIT_K > 1 ? k_blocks * rank / SPLIT_K : 0;
   const u32 k_end = SPLIT_K > 1 ? k_blocks * (rank + 1) / SPLIT_K : k_blocks;
@@ -399,5 +414,5 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS_PER_SM)
     if (threadIdx.x < kMathThreads) reduce_partials(s, p, gOut, scheduler.at(p, blockIdx.x / kCluster, 0), rank);
   }
   // No block leaves while another may still arrive at its barriers or read its memory.
-  if constexpr (kCluster > 1) cluster_sync();
+  if constexpr (kCluster > 1) cluster_sync_relaxed();
 }

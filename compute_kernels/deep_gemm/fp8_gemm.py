@@ -45,8 +45,11 @@ class Tiling:
     stages: int = 4
     cluster: int = 1  # blocks that share an operand by multicast
     share_a: bool = True  # which one: the rows of A, or the columns of B
+    stage_k: int = 1  # K blocks a stage: 2 reads 256 bytes of each row at a time
     split_k: int = 1  # blocks that share the K axis and add up through distributed shared memory
     blocks_per_sm: int = 1
+    turns: bool = False  # the two math warpgroups issue their products alternately
+    stream_b: bool = False  # B is read once: let it leave the L2 first
 
     @property
     def block_m(self) -> int:
@@ -57,7 +60,7 @@ class Tiling:
         return 128 * (self.math_groups + 1)
 
     def shared_bytes(self, groups: int = 0) -> int:
-        stage = (self.block_m + self.block_n) * K_BLOCK + self.block_m * 4
+        stage = self.stage_k * ((self.block_m + self.block_n) * K_BLOCK + self.block_m * 4)
         return self.stages * (stage + 16) + self.math_groups * 4 * 16 * 144 + (groups + 1) * 4
 
     def is_valid(self, groups: int = 0) -> bool:
@@ -71,9 +74,10 @@ class Tiling:
             and accumulators <= registers
             and self.shared_bytes(groups) <= limit
             and (self.blocks_per_sm == 1 or self.math_groups == 1)
+            and (not self.turns or self.math_groups == 2)
             and (self.cluster == 1 or self.split_k == 1)
             and (self.share_a or self.cluster == 1 or self.block_n % 16 == 0)
-            and (self.split_k == 1 or self.stages * (self.block_m + self.block_n) * K_BLOCK >= self.block_m * (self.block_n + 4) * 4)
+            and (self.split_k == 1 or self.stages * self.stage_k * (self.block_m + self.block_n) * K_BLOCK >= self.block_m * (self.block_n + 4) * 4)
         )
 
     def source(self, layout: int) -> KernelSource:
@@ -87,10 +91,13 @@ def _source(tiling: Tiling, layout: int) -> KernelSource:
         "MATH_GROUPS": tiling.math_groups,
         "WAVES": tiling.waves,
         "STAGES": tiling.stages,
+        "STAGE_K": tiling.stage_k,
         "CLUSTER": tiling.cluster,
         "SHARE_A": int(tiling.share_a),
         "SPLIT_K": tiling.split_k,
         "BLOCKS_PER_SM": tiling.blocks_per_sm,
+        "TURNS": int(tiling.turns),
+        "STREAM_B": int(tiling.stream_b),
         "LAYOUT": layout,
     }
     return KernelSource(_FILE, "fp8_gemm", tuple(constants.items()), (Wgmma("e4m3", tiling.block_n),))

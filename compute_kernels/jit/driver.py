@@ -19,7 +19,7 @@ from threefs.compute_kernels.errors import DeviceUnavailable, DriverError, Inval
 __all__ = ["Argument", "Launch", "LoadedKernel", "TensorMap", "current_stream", "require_hopper", "tensor_map"]
 
 SHARED_MEMORY_BYTES_MAX = 232_448  # of one block on sm_90
-Argument = ctypes.c_int | ctypes.c_float | ctypes.c_uint64 | ctypes.Array[ctypes.c_char]
+Argument = ctypes.c_int | ctypes.c_float | ctypes.c_uint64 | ctypes.Array[ctypes.c_char] | ctypes.Structure
 TensorMap = ctypes.Array[ctypes.c_char]
 
 _HINTS = {
