@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 from threefs.client.filesystem import FileSystem
 from threefs.client.meta.client import MetaClient
@@ -39,20 +40,27 @@ def current_user() -> Credentials:
     return Credentials(os.getuid(), os.getgid(), tuple(os.getgroups()), os.environ.get("THREEFS_TOKEN", ""))
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The parts of a connection, for tools that need more than files."""
+
+    runtime: Runtime
+    transport: Transport
+    routing: RoutingClient
+    meta: MetaClient
+    storage: StorageClient
+
+
 @asynccontextmanager
-async def connect(
+async def open_connection(
     mgmtd: Sequence[str],
     *,
     user: Credentials | None = None,
     timeout_s: float = 60.0,
     description: str = "library",
-) -> AsyncIterator[FileSystem]:
-    """A file system for the running event loop; `mgmtd` are "host:port". Timeout if no mgmtd answers.
-
-    At the end everything that was written is stored and the session ended.
-    """
+) -> AsyncIterator[Connection]:
+    """All clients for the running event loop; `mgmtd` are "host:port". Timeout if no mgmtd answers."""
     runtime = RealRuntime()
-    who = user or current_user()
     client_id = ClientId(runtime.uuid())
     async with AsyncExitStack() as closing:
         closing.push_async_callback(runtime.close)
@@ -72,9 +80,25 @@ async def connect(
         await session.start()
         closing.push_async_callback(session.stop)
         nodes = routed_nodes(lambda: routing.routing)
-        meta = MetaClient(runtime, transport, nodes, client_id, user=who, timeout_s=timeout_s)
+        meta = MetaClient(runtime, transport, nodes, client_id, user=user or current_user(), timeout_s=timeout_s)
         storage = ChainStorageClient(runtime, transport, routing, client_id, timeout_s=timeout_s)
-        files = FileSystem(runtime, meta, storage, user=who)
+        yield Connection(runtime, transport, routing, meta, storage)
+
+
+@asynccontextmanager
+async def connect(
+    mgmtd: Sequence[str],
+    *,
+    user: Credentials | None = None,
+    timeout_s: float = 60.0,
+    description: str = "library",
+) -> AsyncIterator[FileSystem]:
+    """A file system for the running event loop. At the end everything that was written is stored."""
+    opened = open_connection(mgmtd, user=user, timeout_s=timeout_s, description=description)
+    async with opened as connection:
+        files = FileSystem(connection.runtime, connection.meta, connection.storage)
         files.files.start()
-        closing.push_async_callback(files.files.flush_all)
-        yield files
+        try:
+            yield files
+        finally:
+            await files.files.flush_all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from threefs.cli.dev.layout import ClusterSpec, DaemonSpec
+from threefs.common.kv.etcd_local import TRANSACTION_OPS_MAX
 
 Value = str | int | float | bool | list[str] | list[dict[str, str]]
 
@@ -49,7 +50,7 @@ def _kv(home: Path, spec: ClusterSpec, role: str) -> dict[str, Value]:
     if spec.kv == "embedded":
         return {"engine": "embedded", "path": str(home / "store")}
     endpoints: list[str] = [f"127.0.0.1:{member.port}" for member in spec.of_role("etcd")]
-    return {"engine": "etcd", "endpoints": endpoints, "prefix": f"{role}/"}
+    return {"engine": "etcd", "endpoints": endpoints, "prefix": f"{role}/", "transaction_ops_max": TRANSACTION_OPS_MAX}
 
 
 def _node(spec: ClusterSpec, daemon: DaemonSpec) -> dict[str, Value]:
