@@ -86,7 +86,10 @@ class _Arguments(ctypes.Structure):
     """`Arguments` of dense_decode.cu."""
 
     _fields_ = (
-        *((name, ctypes.c_uint64) for name in ("plan", "splits", "lengths", "pages", "out", "lse", "partial", "partial_lse")),
+        *(
+            (name, ctypes.c_uint64)
+            for name in ("plan", "splits", "lengths", "pages", "out", "lse", "partial", "partial_lse")
+        ),
         ("scale", ctypes.c_float),
         *((name, ctypes.c_uint32) for name in ("pages_max", "page", "rows", "s_q", "heads", "kv_heads", "causal")),
     )
