@@ -89,6 +89,8 @@ async def _main(world: World, report: Report, seconds: float, think_s: float) ->
     report.healed_s = world.runtime.now() - healed_at
     work.stop()
     await world.runtime.sleep(70.0)  # every operation that runs has ended by its own limit
+    if not report.problems and not world.whole(world.watcher.routing):
+        report.problems.append(f"the healed cluster is not whole any more: {_chains(world)}")
     report.faults = nemesis.counts
     report.counts.update(work.counts)
     if not report.problems:
