@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.simulation import acknowledged, linearisable, replicas
+from tests.simulation import acknowledged, linearisable, replicas, stored_map
 from tests.simulation.ablations import ABLATIONS, ablated
 from tests.simulation.history import Register
 from tests.simulation.nemesis import Nemesis
@@ -112,6 +112,7 @@ async def _judge(world: World, work: Mixed, report: Report) -> None:
         for name in sorted(work.files.get(client.name, {})):
             await work.get(client, work.files[client.name], name)
     await _settle_replicas(world, report)
+    report.problems += await stored_map.violations(world)
     report.problems += linearisable.violations(work.history)
     report.problems += acknowledged.violations(work.history, final)
 
