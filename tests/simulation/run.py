@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.simulation import acknowledged, linearisable, replicas
+from tests.simulation import acknowledged, linearisable, replicas, stored_map
 from tests.simulation.ablations import ABLATIONS, ablated
 from tests.simulation.history import Register
 from tests.simulation.nemesis import Nemesis
@@ -89,6 +89,8 @@ async def _main(world: World, report: Report, seconds: float, think_s: float) ->
     report.healed_s = world.runtime.now() - healed_at
     work.stop()
     await world.runtime.sleep(70.0)  # every operation that runs has ended by its own limit
+    if not report.problems and not world.whole(world.watcher.routing):
+        report.problems.append(f"the healed cluster is not whole any more: {_chains(world)}")
     report.faults = nemesis.counts
     report.counts.update(work.counts)
     if not report.problems:
@@ -110,6 +112,7 @@ async def _judge(world: World, work: Mixed, report: Report) -> None:
         for name in sorted(work.files.get(client.name, {})):
             await work.get(client, work.files[client.name], name)
     await _settle_replicas(world, report)
+    report.problems += await stored_map.violations(world)
     report.problems += linearisable.violations(work.history)
     report.problems += acknowledged.violations(work.history, final)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from threefs.client.filesystem import FileSystem
 from threefs.client.meta.client import MetaClient
@@ -47,6 +49,15 @@ class Shape:
     replicas: int = 3
 
 
+async def _outcome(work: Coroutine[Any, Any, None]) -> ThreefsError | None:
+    """Runs `work`; an operating error is its result."""
+    try:
+        await work
+    except ThreefsError as exc:
+        return exc
+    return None
+
+
 class Process:
     """One simulated machine with one process, which may have several lives."""
 
@@ -74,16 +85,14 @@ class Process:
         while True:
             self.lives += 1
             self.runtime = self.world.simulation.runtime(f"{self.name}#{self.lives}")
-            try:
-                await self.runtime.spawn(self.boot(self.runtime), name="boot")
-            except ThreefsError as exc:
-                self.world.record(f"{self.name} could not start: {type(exc).__name__}")
-                self._die(self.runtime)
-                await asyncio.sleep(1.0)
-            else:
+            error = await self.runtime.spawn(_outcome(self.boot(self.runtime)), name="boot")
+            if error is None:
                 self.world.record(f"{self.name} started")
                 self.ready.set()
                 return
+            self.world.record(f"{self.name} could not start: {type(error).__name__}")
+            self._die(self.runtime)
+            await asyncio.sleep(1.0)
 
     def crash(self) -> None:
         """Power off: memory and what was not synced is gone."""
@@ -97,11 +106,12 @@ class Process:
     async def stop(self) -> None:
         """SIGTERM: a clean end, if it has begun to serve; else as a crash."""
         if self.ready.is_set() and self.runtime is not None:
+            stopping = self.runtime.spawn(_outcome(self.shut()), name="stop")
             try:
                 async with asyncio.timeout(10):
-                    await self.runtime.spawn(self.shut(), name="stop")
-            except (TimeoutError, ThreefsError):
-                self.world.record(f"{self.name} did not stop cleanly")
+                    await asyncio.gather(stopping, return_exceptions=True)
+            except TimeoutError:
+                self.world.record(f"{self.name} did not stop in time")
         self.crash()
 
     def _die(self, runtime: SimulatedRuntime) -> None:
