@@ -243,13 +243,14 @@ def test_five_thousand_keys_in_one_transaction(store) -> None:
     keys = [b"many/%05d" % i for i in range(5000)]
 
     async def sum_up(txn: Transaction) -> None:
-        total = sum([int(await txn.get(key) or b"0") for key in keys])  # each a conflict key of its own
-        txn.set(b"total", b"%d" % total)
+        assert await txn.get(b"total") in (None, b"5000")
+        values = await asyncio.gather(*(txn.get(key) for key in keys))  # each a conflict key of its own
+        txn.set(b"total", b"%d" % sum(int(value or b"0") for value in values))
 
     async def body() -> None:
         for first in range(0, 5000, 1000):
             for low in range(first, first + 1000, 100):
-                await put(store.engine, dict.fromkeys(keys[low:low + 100], b"1"))
+                await put(store.engine, dict.fromkeys(keys[low : low + 100], b"1"))
         pairs = await dump(store.engine, b"many/", b"many0")
         assert list(pairs) == keys
         await store.engine.transact(sum_up, timeout_s=30)
