@@ -30,7 +30,7 @@ def make_storage(runtime: Runtime) -> Callable[[RoutingClient, Transport], Stora
     """For daemons that need a storage client of their own (`MetaServer`)."""
 
     def make(routing: RoutingClient, transport: Transport) -> StorageClient:
-        return ChainStorageClient(runtime, transport, routing, ClientId(runtime.uuid()))
+        return ChainStorageClient(runtime, transport, routing)
 
     return make
 
@@ -81,7 +81,7 @@ async def open_connection(
         closing.push_async_callback(session.stop)
         nodes = routed_nodes(lambda: routing.routing)
         meta = MetaClient(runtime, transport, nodes, client_id, user=user or current_user(), timeout_s=timeout_s)
-        storage = ChainStorageClient(runtime, transport, routing, client_id, timeout_s=timeout_s)
+        storage = ChainStorageClient(runtime, transport, routing, client=client_id, timeout_s=timeout_s)
         yield Connection(runtime, transport, routing, meta, storage)
 
 
