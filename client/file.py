@@ -56,6 +56,7 @@ class FileTable:
         )
         self._services = Services(runtime, meta, storage, write_back, self.options.length_s_max)
         self._inodes: dict[InodeId, OpenInode] = {}
+        self._unpinned: dict[OpenFile, None] = {}
         self._next_report_s = runtime.now() + self.options.report_s
 
     def start(self) -> None:
@@ -67,10 +68,11 @@ class FileTable:
         self, inode: InodeId, flags: int, *, path: bytes | str = b"", user: Credentials | None = None
     ) -> OpenFile:
         """open(2) of a file that exists; O_TRUNC included."""
-        found = self._inodes.get(inode)
-        if found is not None and flags & os.O_TRUNC:
-            await found.buffer.settle()  # what was written before the truncation must not land after it
-        return self._adopt(await self.meta.open(inode, flags, path=path, user=user), flags)
+        await self._settle_before(flags, None if path else inode)
+        file = self._adopt(await self.meta.open(inode, flags, path=path, user=user), flags)
+        if not file.attributes().nlink:
+            await file.pin()  # opened through another descriptor, all names are gone
+        return file
 
     async def create(
         self,
@@ -83,8 +85,15 @@ class FileTable:
         user: Credentials | None = None,
     ) -> OpenFile:
         """open(2) with O_CREAT; `created` of the result tells whether it was not there."""
+        await self._settle_before(flags, None)
         opened = await self.meta.create(parent, name, mode=mode, flags=flags, layout=layout, user=user)
         return self._adopt(opened, flags)
+
+    async def _settle_before(self, flags: int, inode: InodeId | None) -> None:
+        """What was written before a truncation must not land after it. Without `inode` it is not known which file."""
+        if flags & os.O_TRUNC:
+            for state in self.states() if inode is None else filter(None, [self.find(inode)]):
+                await state.buffer.settle()
 
     def _adopt(self, opened: Opened, flags: int) -> OpenFile:
         if opened.inode.type is not FileType.FILE:
@@ -110,10 +119,20 @@ class FileTable:
     def states(self) -> Iterable[OpenInode]:
         return list(self._inodes.values())
 
+    def unpinned(self, inode: InodeId) -> list[OpenFile]:
+        """Descriptors for which meta has no session: when the last name goes, nothing keeps their data."""
+        return [file for file in self._unpinned if file.inode == inode]
+
     @property
     def has_unpinned(self) -> bool:
-        """True if some file is open for which meta has no session: removing its last name would remove its data."""
-        return any(not state.sessions for state in self._inodes.values())
+        return bool(self._unpinned)
+
+    def note_session(self, file: OpenFile, *, open: bool, session: bool) -> None:
+        """Every descriptor says so when it opens, when it gets a session and when it closes."""
+        if open and not session:
+            self._unpinned[file] = None
+        else:
+            self._unpinned.pop(file, None)
 
     def forget(self, state: OpenInode) -> None:
         if not state.opens and self._inodes.get(InodeId(state.id)) is state:
@@ -164,7 +183,7 @@ class OpenFile:
         self._session = session
         self._open = True
         state.opens += 1
-        state.sessions += session is not None
+        table.note_session(self, open=True, session=session is not None)
 
     @property
     def inode(self) -> InodeId:
@@ -213,11 +232,11 @@ class OpenFile:
         self._check(self._open)
         await self.state.sync()
 
-    async def pin(self, user: Credentials | None = None) -> None:
+    async def pin(self) -> None:
         """Makes the data outlive the last name of the file for as long as it is open."""
         if self._session is None:
-            self._session = (await self._table.meta.open(self.inode, os.O_RDONLY, pin=True, user=user)).session
-            self.state.sessions += self._session is not None
+            self._session = (await self._table.meta.open(self.inode, os.O_RDONLY, pin=True)).session
+            self._table.note_session(self, open=True, session=self._session is not None)
 
     async def close(self) -> None:
         """Syncs and ends the session. Idempotent; the descriptor is closed even if this raises."""
@@ -233,6 +252,7 @@ class OpenFile:
                 await self._end_session()
             finally:
                 state.opens -= 1
+                self._table.note_session(self, open=False, session=False)
                 self._table.forget(state)
 
     async def _end_session(self) -> None:
@@ -240,10 +260,7 @@ class OpenFile:
         if session is None:
             return
         hint = self.state.hint()
-        try:
-            inode = await self._table.meta.close(self.inode, session, hint)
-        finally:
-            self.state.sessions -= 1
+        inode = await self._table.meta.close(self.inode, session, hint)
         self.state.note_reported(hint)
         self.state.observe(inode)
 

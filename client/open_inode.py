@@ -7,6 +7,7 @@ always in what it answers, and the record has it after `sync`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -64,10 +65,9 @@ class OpenInode:
     def __init__(self, services: Services, inode: Inode) -> None:
         assert inode.layout is not None, f"inode {inode.id:#x} has no layout"
         assert inode.layout.chains, f"inode {inode.id:#x} has a layout without chains"
-        self._services = services
+        self.services = services
         self.layout: Layout = inode.layout
         self.opens = 0
-        self.sessions = 0  # of those, with a session at meta
         self._inode = inode
         self._told_s = services.runtime.now()
         self._written_end = 0  # end of the furthest write since `truncate_version` became what it is
@@ -119,18 +119,18 @@ class OpenInode:
             self._written_end = self.buffer.end()
             self._stored_end = self._reported_end = 0
         self._inode = inode
-        self._told_s = self._services.runtime.now()
+        self._told_s = self.services.runtime.now()
         return self.attributes()
 
     async def refresh(self, user: Credentials | None = None) -> Inode:
-        return self.observe(await self._services.meta.stat(self._inode.id, user=user))
+        return self.observe(await self.services.meta.stat(self._inode.id, user=user))
 
     # --- reading ------------------------------------------------------------------------------------------------
 
     async def read_into(self, offset: int, view: memoryview) -> int:
         """Fills `view` up to the end of the file; bytes read. Holes are zeros."""
         end = offset + len(view)
-        if end > self.length and self._services.runtime.now() - self._told_s > self._services.length_s_max:
+        if end > self.length and self.services.runtime.now() - self._told_s > self.services.length_s_max:
             await self.refresh()
         size = min(len(view), self.length - offset)
         if size <= 0:
@@ -154,7 +154,7 @@ class OpenInode:
             )
             for piece in pieces(self.layout.chunk_bytes, offset, len(view))
         ]
-        await self._services.storage.read(ios)
+        await self.services.storage.read(ios)
         for io in ios:
             if io.error is not None:
                 raise io.error
@@ -175,7 +175,11 @@ class OpenInode:
         self.check_end(offset + len(data))
         await self.buffer.write(offset, data, owned=owned)
         self._written_end = max(self._written_end, offset + len(data))
-        self._mtime_us = self._services.runtime.wall_us()
+        self._mtime_us = self.services.runtime.wall_us()
+
+    def touch(self) -> None:
+        """The content was changed some other way than by `write`."""
+        self._mtime_us = self.services.runtime.wall_us()
 
     async def _store(self, offset: int, data: memoryview) -> None:
         version = self._inode.truncate_version
@@ -190,7 +194,7 @@ class OpenInode:
             for piece in pieces(self.layout.chunk_bytes, offset, len(data))
         ]
         try:
-            await self._services.storage.write(ios)
+            await self.services.storage.write(ios)
             for io in ios:
                 if io.error is not None:
                     raise io.error
@@ -231,17 +235,24 @@ class OpenInode:
         ran into."""
         try:
             await self.buffer.flush()
-        finally:
-            if self._has_news:
-                hint = self.hint()
-                inode = await self._services.meta.sync(self._inode.id, hint, user=user)
-                self.note_reported(hint)
-                self.observe(inode)
+        except ThreefsError:
+            with contextlib.suppress(ThreefsError):  # the first error is the one to tell; the next sync asks again
+                await self._report(user)
+            raise
+        await self._report(user)
+
+    async def _report(self, user: Credentials | None) -> None:
+        if not self._has_news:
+            return
+        hint = self.hint()
+        inode = await self.services.meta.sync(self._inode.id, hint, user=user)
+        self.note_reported(hint)
+        self.observe(inode)
 
     async def truncate(self, length: int, *, opened: bool, user: Credentials | None = None) -> Inode:
         """Sets the length. `opened`: permission was checked when the file was opened for writing."""
         self.check_end(length)
         await self.buffer.flush()
-        inode = await self._services.meta.truncate(self._inode.id, length, opened=opened, user=user)
+        inode = await self.services.meta.truncate(self._inode.id, length, opened=opened, user=user)
         self._mtime_us = 0  # the truncation is the newer change
         return self.observe(inode)

@@ -71,11 +71,6 @@ struct bridge_options {
 	double entry_timeout_s, attr_timeout_s, negative_timeout_s;
 };
 
-struct bridge_counters {
-	uint64_t requests, bytes_written, bytes_read, answered_here;
-	uint64_t waiting; /* queued, not yet taken */
-};
-
 struct bridge;
 
 /* NULL with `errno` set if the options or the mount are refused. */
@@ -93,11 +88,13 @@ void bridge_unmount(struct bridge *bridge);
 /* Stops the threads, answers what is queued with EIO and frees everything. Requests in Python's hands must have
  * been answered before. */
 void bridge_destroy(struct bridge *bridge);
-void bridge_read_counters(struct bridge *bridge, struct bridge_counters *out);
 
 /* Frees a payload that was taken over: the request's `data` and `receive_buffer`, whose fields the taker has set to
  * NULL. Any thread, at any time. */
 void bridge_free_payload(void *data, void *receive_buffer);
+
+/* Frees a BRIDGE_INTERRUPT. */
+void bridge_free_notice(struct bridge_request *notice);
 
 /* Each returns 0, or an errno if the kernel no longer wanted the answer (ENOENT: interrupted; a file or directory
  * that was being opened must then be closed by the caller, for no release will come). */
@@ -115,8 +112,9 @@ int bridge_reply_position(struct bridge_request *request, int64_t offset);
 int bridge_reply_space(struct bridge_request *request, uint64_t block_bytes, uint64_t blocks, uint64_t free_blocks,
 		       uint64_t files, uint64_t free_files, uint32_t name_bytes_max);
 
-/* Appends a directory entry to `buffer` of `room` bytes; the bytes used, or 0 if it does not fit. `plus` says
- * whether attributes go along; `next` is the offset at which reading goes on. */
+/* Appends a directory entry to `buffer` of `room` bytes; the bytes used, or 0 if it does not fit. `plus` is 0 for readdir; else
+ * it is for readdirplus: 1 with attributes, 2 for an entry whose attributes are not known.
+ * `next` is the offset at which reading goes on. */
 size_t bridge_add_entry(struct bridge_request *request, char *buffer, size_t room, const char *name,
 			const struct bridge_attr *attr, int64_t next, int plus);
 

@@ -317,10 +317,24 @@ class GetConfigVersionsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetConfigVersionsReply(_message.Message):
-    __slots__ = ("configs",)
+    __slots__ = ("configs", "nodes")
     CONFIGS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
     configs: _containers.RepeatedCompositeFieldContainer[ConfigRecord]
-    def __init__(self, configs: _Optional[_Iterable[_Union[ConfigRecord, _Mapping]]] = ...) -> None: ...
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeConfigState]
+    def __init__(self, configs: _Optional[_Iterable[_Union[ConfigRecord, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[NodeConfigState, _Mapping]]] = ...) -> None: ...
+
+class NodeConfigState(_message.Message):
+    __slots__ = ("node", "version", "status", "message")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    node: int
+    version: int
+    status: ConfigStatus
+    message: str
+    def __init__(self, node: _Optional[int] = ..., version: _Optional[int] = ..., status: _Optional[_Union[ConfigStatus, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ChainSetting(_message.Message):
     __slots__ = ("chain", "targets")
@@ -428,18 +442,6 @@ class RotateAsPreferredReply(_message.Message):
     chain: RoutingChain
     def __init__(self, chain: _Optional[_Union[RoutingChain, _Mapping]] = ...) -> None: ...
 
-class ShutdownChainsRequest(_message.Message):
-    __slots__ = ("chains",)
-    CHAINS_FIELD_NUMBER: _ClassVar[int]
-    chains: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, chains: _Optional[_Iterable[int]] = ...) -> None: ...
-
-class ShutdownChainsReply(_message.Message):
-    __slots__ = ("chains",)
-    CHAINS_FIELD_NUMBER: _ClassVar[int]
-    chains: _containers.RepeatedCompositeFieldContainer[RoutingChain]
-    def __init__(self, chains: _Optional[_Iterable[_Union[RoutingChain, _Mapping]]] = ...) -> None: ...
-
 class OrphanTarget(_message.Message):
     __slots__ = ("target", "node", "disk_index", "used_bytes", "local")
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -543,3 +545,35 @@ class GetClientSessionReply(_message.Message):
     session: ClientSession
     complete: bool
     def __init__(self, session: _Optional[_Union[ClientSession, _Mapping]] = ..., complete: _Optional[bool] = ...) -> None: ...
+
+class LeaseRecord(_message.Message):
+    __slots__ = ("node", "address", "holder", "started_us", "renewals")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    STARTED_US_FIELD_NUMBER: _ClassVar[int]
+    RENEWALS_FIELD_NUMBER: _ClassVar[int]
+    node: int
+    address: str
+    holder: bytes
+    started_us: int
+    renewals: int
+    def __init__(self, node: _Optional[int] = ..., address: _Optional[str] = ..., holder: _Optional[bytes] = ..., started_us: _Optional[int] = ..., renewals: _Optional[int] = ...) -> None: ...
+
+class NodeRecord(_message.Message):
+    __slots__ = ("node", "incarnation", "started_us", "release")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    STARTED_US_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    node: RoutingNode
+    incarnation: bytes
+    started_us: int
+    release: str
+    def __init__(self, node: _Optional[_Union[RoutingNode, _Mapping]] = ..., incarnation: _Optional[bytes] = ..., started_us: _Optional[int] = ..., release: _Optional[str] = ...) -> None: ...
+
+class UniversalTags(_message.Message):
+    __slots__ = ("tags",)
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tags: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -40,19 +40,18 @@ class Mgmtd:
     ROTATE_AS_PREFERRED = Method(
         "Mgmtd", "RotateAsPreferred", 0x0213, pb.RotateAsPreferredRequest, pb.RotateAsPreferredReply
     )
-    SHUTDOWN_CHAINS = Method("Mgmtd", "ShutdownChains", 0x0214, pb.ShutdownChainsRequest, pb.ShutdownChainsReply)
     LIST_ORPHAN_TARGETS = Method(
-        "Mgmtd", "ListOrphanTargets", 0x0215, pb.ListOrphanTargetsRequest, pb.ListOrphanTargetsReply
+        "Mgmtd", "ListOrphanTargets", 0x0214, pb.ListOrphanTargetsRequest, pb.ListOrphanTargetsReply
     )
     EXTEND_CLIENT_SESSION = Method(
-        "Mgmtd", "ExtendClientSession", 0x0216, pb.ExtendClientSessionRequest, pb.ExtendClientSessionReply
+        "Mgmtd", "ExtendClientSession", 0x0215, pb.ExtendClientSessionRequest, pb.ExtendClientSessionReply
     )
     END_CLIENT_SESSION = Method(
-        "Mgmtd", "EndClientSession", 0x0217, pb.EndClientSessionRequest, pb.EndClientSessionReply
+        "Mgmtd", "EndClientSession", 0x0216, pb.EndClientSessionRequest, pb.EndClientSessionReply
     )
     LIST_CLIENT_SESSIONS = Method(
-        "Mgmtd", "ListClientSessions", 0x0218, pb.ListClientSessionsRequest, pb.ListClientSessionsReply
+        "Mgmtd", "ListClientSessions", 0x0217, pb.ListClientSessionsRequest, pb.ListClientSessionsReply
     )
     GET_CLIENT_SESSION = Method(
-        "Mgmtd", "GetClientSession", 0x0219, pb.GetClientSessionRequest, pb.GetClientSessionReply
+        "Mgmtd", "GetClientSession", 0x0218, pb.GetClientSessionRequest, pb.GetClientSessionReply
     )

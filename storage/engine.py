@@ -189,6 +189,11 @@ class ChunkEngine(Protocol):
         """Chunks with begin <= id < end in order, committed or pending."""
         ...
 
+    async def verify(self, target: TargetId, chunk: ChunkId) -> ThreefsError | None:
+        """Reads the committed content from the disk itself, past every cache: ChecksumMismatch if a unit differs,
+        None if the chunk is sound or gone. Scrubbing is this for each of `list`, at the caller's pace."""
+        ...
+
     async def space(self) -> SpaceInfo: ...
 
     async def check(self) -> None:

@@ -142,8 +142,9 @@ class MgmtdClient:
         request = pb.GetClusterConfigRequest(node_type=node_type, version=version)
         return (await self.call(Mgmtd.GET_CLUSTER_CONFIG, request)).config
 
-    async def get_config_versions(self) -> list[pb.ConfigRecord]:
-        return list((await self.call(Mgmtd.GET_CONFIG_VERSIONS, pb.GetConfigVersionsRequest())).configs)
+    async def get_config_versions(self) -> pb.GetConfigVersionsReply:
+        """The newest configuration of each type (without its text), and how far each daemon has followed."""
+        return await self.call(Mgmtd.GET_CONFIG_VERSIONS, pb.GetConfigVersionsRequest())
 
     # Chains and tables
 
@@ -183,11 +184,6 @@ class MgmtdClient:
         """One step towards the preferred order: one misplaced target goes offline, resyncs and rejoins."""
         request = pb.RotateAsPreferredRequest(chain=chain, chain_version=version)
         return chain_from_proto((await self.call(Mgmtd.ROTATE_AS_PREFERRED, request)).chain)
-
-    async def shutdown_chains(self, chains: Sequence[ChainId] = ()) -> list[Chain]:
-        """Stops service of chains (none named: of all) with their first serving target as the last one."""
-        reply = await self.call(Mgmtd.SHUTDOWN_CHAINS, pb.ShutdownChainsRequest(chains=chains))
-        return [chain_from_proto(chain) for chain in reply.chains]
 
     async def list_orphan_targets(self) -> list[pb.OrphanTarget]:
         """Targets that daemons report and no chain has."""
