@@ -68,9 +68,7 @@ class FileTable:
         self, inode: InodeId, flags: int, *, path: bytes | str = b"", user: Credentials | None = None
     ) -> OpenFile:
         """open(2) of a file that exists; O_TRUNC included."""
-        found = self._inodes.get(inode)
-        if found is not None and flags & os.O_TRUNC:
-            await found.buffer.settle()  # what was written before the truncation must not land after it
+        await self._settle_before(flags, None if path else inode)
         file = self._adopt(await self.meta.open(inode, flags, path=path, user=user), flags)
         if not file.attributes().nlink:
             await file.pin()  # opened through another descriptor, all names are gone
@@ -87,8 +85,15 @@ class FileTable:
         user: Credentials | None = None,
     ) -> OpenFile:
         """open(2) with O_CREAT; `created` of the result tells whether it was not there."""
+        await self._settle_before(flags, None)
         opened = await self.meta.create(parent, name, mode=mode, flags=flags, layout=layout, user=user)
         return self._adopt(opened, flags)
+
+    async def _settle_before(self, flags: int, inode: InodeId | None) -> None:
+        """What was written before a truncation must not land after it. Without `inode` it is not known which file."""
+        if flags & os.O_TRUNC:
+            for state in self.states() if inode is None else filter(None, [self.find(inode)]):
+                await state.buffer.settle()
 
     def _adopt(self, opened: Opened, flags: int) -> OpenFile:
         if opened.inode.type is not FileType.FILE:
