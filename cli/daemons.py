@@ -145,9 +145,17 @@ async def build_storage(config: StorageFile, world: World) -> Daemon:
 
 
 async def build_mount(config: MountFile, world: World) -> Daemon:
+    from threefs.client.connect import make_storage
     from threefs.fuse.server import MountServer
 
-    return MountServer(config, runtime=world.runtime, carrier=world.carrier)
+    return MountServer(
+        config,
+        runtime=world.runtime,
+        carrier=world.carrier,
+        make_storage=make_storage(world.runtime),
+        hostname=socket.gethostname(),
+        pid=os.getpid(),
+    )
 
 
 async def _serve_grpc(config: ProcessConfig, handlers: Mapping[int, Handler], tables: list[type], world: World) -> None:

@@ -211,6 +211,30 @@ static int say(struct engine_report *report, int error, const char *what, const 
 	return error;
 }
 
+/* The file `format` says that the first open ended well. Without it nothing was ever promised: what a crash during
+ * the first open left of LMDB's file may go. */
+static int open_records(struct engine *engine, const char *folder)
+{
+	bool is_new = faccessat(engine->folder_fd, "format", F_OK, 0) != 0;
+	int status = records_open(&engine->records, folder);
+	if (!is_new || (status != MDB_INVALID && status != MDB_CORRUPTED && status != MDB_PAGE_NOTFOUND))
+		return status;
+	records_close(&engine->records);
+	unlinkat(engine->folder_fd, "data.mdb", 0);
+	return records_open(&engine->records, folder);
+}
+
+static int write_format(struct engine *engine)
+{
+	static const char text[] = "3fs chunk engine, format 1\n";
+	int fd = openat(engine->folder_fd, "format", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return errno;
+	int status = pwrite(fd, text, sizeof text - 1, 0) < 0 ? errno : engine->io->sync_data(fd);
+	close(fd);
+	return status ? status : engine->io->sync_folder(engine->folder_fd);
+}
+
 static int open_storage(struct engine *engine, struct engine_report *report)
 {
 	const char *folder = engine->options.folder;
@@ -222,7 +246,7 @@ static int open_storage(struct engine *engine, struct engine_report *report)
 		return say(report, ENGINE_DISK_FAILED, "block files", strerror(status));
 	if (!chunks_open(&engine->chunks, &engine->blocks, engine->options.cache_chunks))
 		return say(report, ENGINE_NO_MEMORY, folder, "out of memory");
-	status = records_open(&engine->records, folder);
+	status = open_records(engine, folder);
 	if (status) {
 		int error = status > 0 ? ENGINE_DISK_FAILED : ENGINE_CORRUPT;
 		return say(report, error, "chunk records", records_message(status));
@@ -230,7 +254,12 @@ static int open_storage(struct engine *engine, struct engine_report *report)
 	status = engine->io->sync_folder(engine->folder_fd);
 	if (status)
 		return say(report, ENGINE_DISK_FAILED, folder, strerror(status));
-	return recover(engine, report);
+	int error = recover(engine, report);
+	if (error)
+		return error;
+	reserve_take(engine);
+	status = write_format(engine);
+	return status ? say(report, ENGINE_DISK_FAILED, folder, strerror(status)) : 0;
 }
 
 static int open_memory(struct engine *engine, struct engine_report *report)

@@ -1,6 +1,9 @@
 /* The records of one group: everything that differs between memory and disk, in one LMDB transaction. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/vfs.h>
+#include <unistd.h>
 
 #include "engine_internal.h"
 
@@ -133,6 +136,16 @@ static void settle(struct engine *engine, size_t count, bool written)
 	}
 }
 
+/* LMDB calls a write that was cut short, as a full disk cuts it, an I/O error. */
+static bool is_full(const struct engine *engine, int status)
+{
+	struct statfs disk;
+	if (status == ENOSPC || status == EDQUOT || status == MDB_MAP_FULL)
+		return true;
+	return status == EIO && fstatfs(engine->folder_fd, &disk) == 0 &&
+	       (uint64_t)disk.f_bavail * (uint64_t)disk.f_bsize < RESERVE_BYTES;
+}
+
 int flush_records(struct engine *engine)
 {
 	pthread_mutex_lock(&engine->lock);
@@ -146,7 +159,7 @@ int flush_records(struct engine *engine)
 		return error;
 	int status = write_changes(engine, count);
 	pthread_mutex_lock(&engine->lock);
-	if (status == ENOSPC || status == EDQUOT || status == MDB_MAP_FULL)
+	if (status && is_full(engine, status))
 		error = ENGINE_NO_SPACE;
 	else if (status)
 		error = ENGINE_DISK_FAILED;
@@ -155,4 +168,20 @@ int flush_records(struct engine *engine)
 	settle(engine, count, !error);
 	pthread_mutex_unlock(&engine->lock);
 	return error;
+}
+
+void reserve_take(struct engine *engine)
+{
+	int fd = openat(engine->folder_fd, "reserve", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	engine->reserve_held = fd >= 0 && engine->io->allocate(fd, 0, RESERVE_BYTES) == 0;
+	if (fd >= 0)
+		close(fd);
+	if (!engine->reserve_held)
+		reserve_release(engine); /* a part of it would only be in the way */
+}
+
+void reserve_release(struct engine *engine)
+{
+	unlinkat(engine->folder_fd, "reserve", 0);
+	engine->reserve_held = false;
 }

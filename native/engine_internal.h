@@ -7,7 +7,7 @@
 #include "engine.h"
 #include "records.h"
 
-enum { QUEUE_DEPTH = 128, GROUP_TASKS_MAX = 4096, GROUP_BOUNCE_BYTES = 128 << 20, DROP_STEP = 512 };
+enum { QUEUE_DEPTH = 128, GROUP_TASKS_MAX = 4096, GROUP_BOUNCE_BYTES = 128 << 20, DROP_STEP = 512, RESERVE_BYTES = 8 << 20 };
 
 enum batch_kind { BATCH_STAGE, BATCH_READ, BATCH_ORDER };
 
@@ -90,6 +90,7 @@ struct engine {
 	char failure[256];
 	/* of the writer thread */
 	struct io_queue *write_queue;
+	bool reserve_held;
 	struct commit_group group;
 	struct change *changes;
 	size_t change_room;
@@ -120,7 +121,10 @@ void stage_end(struct engine *engine, struct task *task);
 /* engine_query.c */
 void meta_of(const struct state *committed, const struct state *pending, struct engine_meta *meta);
 
-/* engine_flush.c */
+/* engine_flush.c. The reserve is a file whose space is let go when the disk is full, so that records of removals
+ * can still be written; while it is missing, nothing but removals is taken. Writer thread, or before it runs. */
+void reserve_take(struct engine *engine);
+void reserve_release(struct engine *engine);
 int flush_records(struct engine *engine);
 
 /* engine_list.c: up to `max` keys of a target's records; with the lock. */

@@ -51,9 +51,9 @@ static int resolve(struct engine *engine, struct read_task *task)
 	if (error)
 		return error;
 	fill_answer(op, chunk);
-	struct state *state = chunk ? chunk->committed : NULL;
-	if (chunk && chunk->pending && (op->flags & ENGINE_READ_PENDING))
-		state = chunk->pending;
+	struct state *state = NULL;
+	if (chunk)
+		state = op->flags & ENGINE_READ_PENDING ? chunk->pending : chunk->committed;
 	if (!state || op->offset >= state->length)
 		return 0;
 	op->length = state->length - op->offset < op->bytes ? state->length - op->offset : op->bytes;

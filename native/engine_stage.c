@@ -100,7 +100,7 @@ static bool is_within_limits(struct engine *engine, uint64_t more, bool creating
 		return true;
 	blocks_count(&engine->blocks, &live, &idle);
 	if (creating)
-		capacity = capacity / 1000 * engine->options.use_permille_max;
+		capacity = capacity * engine->options.use_permille_max / 1000;
 	return live + more <= capacity;
 }
 
@@ -178,6 +178,8 @@ static int plan(struct engine *engine, struct task *task)
 	struct target *target = target_find(engine, update->target);
 	if (!target || target->dropping)
 		return ENGINE_NO_TARGET;
+	if (!engine->reserve_held && update->kind != ENGINE_REMOVE)
+		return ENGINE_NO_SPACE;
 	int error = chunk_get(engine, &key, true, &task->chunk);
 	if (!error)
 		error = check_version(update, task->chunk->committed);

@@ -71,15 +71,26 @@ static void drop_failed(struct engine *engine, int error)
 	pthread_mutex_unlock(&engine->lock);
 }
 
+/* Writes the group's records. On a full disk the reserve makes room for removals and commits, which free space;
+ * what would take more is refused. */
 static void flush_group(struct engine *engine)
 {
 	drop_failed(engine, 0);
 	int error = flush_records(engine);
 	if (!error)
 		return;
-	drop_failed(engine, error);
-	if (error == ENGINE_NO_SPACE) /* commits and removals alone: they may free what is missing */
-		flush_records(engine);
+	if (error != ENGINE_NO_SPACE) {
+		drop_failed(engine, error);
+		return;
+	}
+	reserve_release(engine);
+	for (uint32_t i = 0; i < engine->group.count; i++)
+		if (engine->group.tasks[i].update->kind != ENGINE_REMOVE && !engine->group.tasks[i].error)
+			engine->group.tasks[i].error = ENGINE_NO_SPACE;
+	drop_failed(engine, 0);
+	error = flush_records(engine);
+	if (error)
+		drop_failed(engine, error);
 }
 
 void group_finish(struct engine *engine)
@@ -360,6 +371,8 @@ void *writer_main(void *argument)
 		if (engine->failed)
 			engine->dirty_since_ms = 0;
 		pthread_mutex_unlock(&engine->lock);
+		if (taken.first && !engine->reserve_held)
+			reserve_take(engine);
 		while (taken.first) {
 			struct batch *batch = taken.first;
 			taken.first = batch->next;

@@ -227,6 +227,8 @@ class SimulatedEngine:
                 return old[: update.length].ljust(update.length, b"\0")
             case UpdateKind.EXTEND:
                 return old.ljust(update.length, b"\0")
+        if not update.data:
+            return old
         end = update.offset + len(update.data)
         if now.committed and (update.offset or end < len(old)):
             now.committed.check()  # a torn base must not get a fresh checksum
@@ -299,6 +301,16 @@ class SimulatedEngine:
         found = self.chunks[target]
         keys = found.irange(begin, end, inclusive=(True, False), reverse=reverse)
         return [found[key].meta(key) for key, _ in zip(keys, range(limit), strict=False)]
+
+    async def verify(self, target: TargetId, chunk: ChunkId) -> ThreefsError | None:
+        await self._turn()
+        done = self._find(target, chunk).committed
+        try:
+            if done:
+                done.check()
+        except ChecksumMismatch as exc:
+            return ChecksumMismatch(f"chunk {chunk}: {exc}")
+        return None
 
     async def space(self) -> SpaceInfo:
         self._check_alive()
