@@ -114,6 +114,6 @@ def demo(
     folder: Annotated[Path | None, typer.Option("--dir", help="Where to put it; default: a temporary folder.")] = None,
 ) -> None:
     """Start a cluster, sort records on it through the mount, validate, report, and clean up."""
-    from threefs.cli.dev.demo import run_demo
+    from threefs.cli.demo import run_demo
 
     run_demo(records, folder)

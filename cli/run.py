@@ -6,8 +6,10 @@ import asyncio
 import gc
 import logging
 import signal
+from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from threefs.cli.core_service import CoreService
 from threefs.cli.daemons import ProcessConfig, Role, World, role_named
@@ -48,12 +50,17 @@ async def _main(role: Role, config: Config, text: str) -> None:
         _settle_memory()
         notify("READY=1")
         _log.info("ready")
-        ended: asyncio.Event = getattr(daemon, "ended", asyncio.Event())
-        waits = [runtime.spawn(event.wait(), name="end") for event in (stopping, ended)]
+        waits = [runtime.spawn(wait, name="end") for wait in (stopping.wait(), *_own_end(daemon))]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         notify("STOPPING=1")
         _log.info("stopping")
         await daemon.stop()
+
+
+def _own_end(daemon: object) -> Iterator[Coroutine[Any, Any, Any]]:
+    """A mount ends by itself when somebody unmounts it."""
+    if (wait := getattr(daemon, "wait", None)) is not None:
+        yield wait()
 
 
 def _settle_memory() -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from threefs.client.meta.client import MetaClient
 from threefs.client.meta.types import Opened
 from threefs.client.open_inode import OpenInode, Services
+from threefs.client.read_ahead import ReadAhead
 from threefs.client.storage.types import StorageClient
 from threefs.client.write_buffer import WriteBack
 from threefs.common.errors import FileError, ThreefsError
@@ -35,6 +36,7 @@ class FileOptions:
     write_back_s: float = 1.0  # an open block that is older goes to storage
     report_s: float = 5.0  # between reports of the lengths of files that are being written
     length_s_max: float = 1.0  # how long a length is believed by a reader that comes to the end
+    read_ahead_bytes: int = 8 << 20  # fetched ahead of a sequential reader of an `OpenFile`; 0: nothing
 
 
 class FileTable:
@@ -68,9 +70,7 @@ class FileTable:
         self, inode: InodeId, flags: int, *, path: bytes | str = b"", user: Credentials | None = None
     ) -> OpenFile:
         """open(2) of a file that exists; O_TRUNC included."""
-        found = self._inodes.get(inode)
-        if found is not None and flags & os.O_TRUNC:
-            await found.buffer.settle()  # what was written before the truncation must not land after it
+        await self._settle_before(flags, None if path else inode)
         file = self._adopt(await self.meta.open(inode, flags, path=path, user=user), flags)
         if not file.attributes().nlink:
             await file.pin()  # opened through another descriptor, all names are gone
@@ -87,8 +87,15 @@ class FileTable:
         user: Credentials | None = None,
     ) -> OpenFile:
         """open(2) with O_CREAT; `created` of the result tells whether it was not there."""
+        await self._settle_before(flags, None)
         opened = await self.meta.create(parent, name, mode=mode, flags=flags, layout=layout, user=user)
         return self._adopt(opened, flags)
+
+    async def _settle_before(self, flags: int, inode: InodeId | None) -> None:
+        """What was written before a truncation must not land after it. Without `inode` it is not known which file."""
+        if flags & os.O_TRUNC:
+            for state in self.states() if inode is None else filter(None, [self.find(inode)]):
+                await state.buffer.settle()
 
     def _adopt(self, opened: Opened, flags: int) -> OpenFile:
         if opened.inode.type is not FileType.FILE:
@@ -177,6 +184,8 @@ class OpenFile:
         self.created = created
         self._session = session
         self._open = True
+        ahead = table.options.read_ahead_bytes
+        self._ahead = ReadAhead(state, table.runtime, bytes_max=ahead) if ahead else None
         state.opens += 1
         table.note_session(self, open=True, session=session is not None)
 
@@ -199,8 +208,9 @@ class OpenFile:
         """Fills the views in order; bytes read, short only at the end of the file."""
         self._check(self.readable)
         total = 0
+        source = self._ahead or self.state
         for view in views:
-            count = await self.state.read_into(offset + total, view)
+            count = await source.read_into(offset + total, view)
             total += count
             if count < len(view):
                 break
@@ -239,6 +249,8 @@ class OpenFile:
             return
         self._open = False
         state = self.state
+        if self._ahead is not None:
+            self._ahead.drop()
         try:
             if self.writable:
                 await state.sync()

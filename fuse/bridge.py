@@ -42,7 +42,7 @@ class BridgeOptions:
 def _fill(inode: Inode) -> Any:
     attr = _attr
     attr.ino = inode.id
-    attr.size = inode.length
+    attr.size = len(os.fsencode(inode.symlink)) if inode.type is FileType.SYMLINK else inode.length
     attr.blocks = (inode.length + BLOCK - 1) // BLOCK if inode.type is FileType.FILE else 0
     attr.rdev = inode.rdev
     attr.atime_us = inode.atime_us
@@ -194,7 +194,6 @@ class Bridge:
                 "mounting needs root (or fusermount3) and /dev/fuse; libfuse's own message is above",
             )
         self._batch = ffi.new("struct bridge_request *[]", BATCH)
-        self._counters = ffi.new("struct bridge_counters *")
 
     def start(self) -> int:
         """Starts to receive; returns the descriptor that is readable while requests wait."""
@@ -216,11 +215,6 @@ class Bridge:
     def free_notice(self, request: Request) -> None:
         """An interrupt needs no answer, only to be freed."""
         lib.bridge_free_notice(request._spend())
-
-    def bytes_moved(self) -> tuple[int, int]:
-        """(read, written) by the kernel so far."""
-        lib.bridge_read_counters(self._bridge, self._counters)
-        return self._counters.bytes_read, self._counters.bytes_written
 
     def invalidate_attributes(self, inode: int) -> None:
         """The kernel asks again before it believes a size or time. Never blocks."""

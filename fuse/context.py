@@ -5,7 +5,6 @@ Made by `Mount`; the operations in `names`, `attributes`, `data`, `directories` 
 
 from __future__ import annotations
 
-import stat
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 TOLD_MAX = 65536
 FMODE_EXEC = 0x20  # the kernel's: opened to be executed, so that the x bit was asked for and not the r bit
-_KILLED_BITS = stat.S_ISUID | stat.S_ISGID
 
 
 class ToldInodes:
@@ -87,15 +85,6 @@ class Context:
             return  # the removal itself will say why
         for file in self.files.unpinned(inode.id):
             await file.pin()
-
-    async def clear_privileges(self, file: OpenFile, uid: int) -> None:
-        """A write by anybody but root takes set-user-id and (if executable) set-group-id away."""
-        mode = file.attributes().mode
-        if not uid or not mode & _KILLED_BITS:
-            return
-        killed = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
-        if mode & killed:
-            file.state.observe(await self.meta.setattr(file.inode, mode=mode & ~killed))
 
 
 Operation = Callable[[Context, Request], Awaitable[None]]

@@ -30,7 +30,7 @@ class CredentialsCache:
     def __init__(self, now: Callable[[], float], *, token: str, groups_s_max: float) -> None:
         self._now = now
         self._token = token
-        self._groups_s_max = groups_s_max
+        self.groups_s_max = groups_s_max
         self._known: dict[tuple[int, int, int], tuple[float, Credentials]] = {}
 
     def of(self, uid: int, gid: int, pid: int) -> Credentials:
@@ -38,7 +38,7 @@ class CredentialsCache:
         key = (uid, gid, pid if uid else 0)
         known = self._known.get(key)
         now = self._now()
-        if known is not None and (now - known[0] <= self._groups_s_max or not uid):
+        if known is not None and (now - known[0] <= self.groups_s_max or not uid):
             return known[1]
         made = Credentials(uid, gid, groups_of(pid) if uid else (), self._token)
         if len(self._known) >= CACHE_ENTRIES_MAX:

@@ -13,6 +13,7 @@ from typing import Final
 
 from threefs.client.file import FileTable
 from threefs.client.meta.client import MetaClient
+from threefs.client.open_inode import BLOCK_BYTES_MAX
 from threefs.common.errors import ThreefsError, to_errno
 from threefs.common.runtime.interface import Runtime
 from threefs.fuse import attributes, data, directories, metrics, mountpoint, names, xattrs
@@ -79,19 +80,18 @@ class Mount:
         self._files = files
         self._running: dict[int, tuple[asyncio.Task[None], float]] = {}
         self._instruments = {number: _Instruments(name) for number, name in OPERATIONS.items()}
-        self._moved = (0, 0)
-        self.path = ""
+        self._credentials = CredentialsCache(runtime.now, token=config.token, groups_s_max=config.group_cache_s)
+        self.path = ""  # where it is mounted, once it is
         self.ended = asyncio.Event()  # the kernel closed the connection: somebody unmounted
 
     def start(self, fs_name: str) -> None:
         """Mounts and begins to serve. UserError names what is wrong with the mount point."""
-        self.path = mountpoint.prepare(self._config.mountpoint)
-        self._bridge = Bridge(self.path, self._options(fs_name))
-        credentials = CredentialsCache(
-            self._runtime.now, token=self._config.token, groups_s_max=self._config.group_cache_s
-        )
-        block_bytes = 1 << 20
-        self._context = Context(self._meta, self._files, credentials, self._bridge, block_bytes)
+        path = mountpoint.prepare(self._config.mountpoint)
+        self._bridge = Bridge(path, self._options(fs_name))
+        self._context = Context(self._meta, self._files, self._credentials, self._bridge, BLOCK_BYTES_MAX)
+        self.path = path
+        metrics.IN_FLIGHT.set_function(lambda: len(self._running))
+        metrics.OPEN_FILES.set_function(lambda: len(self._context.open_files))
         self._event_fd = self._bridge.start()
         asyncio.get_running_loop().add_reader(self._event_fd, self._drain)
         mountpoint.set_read_ahead(self.path, self._config.cache.read_ahead_kib)
@@ -191,11 +191,7 @@ class Mount:
         left_s = began_s + self._config.interrupt_after_s - self._runtime.now()
         asyncio.get_running_loop().call_later(max(left_s, 0), task.cancel)
 
-    def update_metrics(self) -> None:
-        """Takes the counters of the bridge over; called before metrics are read."""
-        read, written = self._bridge.bytes_moved()
-        metrics.BYTES_READ.inc(read - self._moved[0])
-        metrics.BYTES_WRITTEN.inc(written - self._moved[1])
-        self._moved = (read, written)
-        metrics.IN_FLIGHT.set(len(self._running))
-        metrics.OPEN_FILES.set(len(self._context.open_files))
+    def take_config(self, config: MountConfig) -> None:
+        """Takes the hot fields of a new configuration over."""
+        self._config = config
+        self._credentials.groups_s_max = config.group_cache_s

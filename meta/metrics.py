@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import Counter, Histogram
 
 OPERATIONS = Counter("threefs_meta_operations", "Requests answered", ["operation", "result"])
@@ -15,3 +17,9 @@ GARBAGE_INODES = Counter("threefs_meta_garbage_inodes", "Inodes that the collect
 GARBAGE_CHUNKS = Counter("threefs_meta_garbage_chunks", "Chunks that the collector has removed")
 GARBAGE_FAILURES = Counter("threefs_meta_garbage_failures", "Inodes that could not be freed and were put back")
 SESSIONS_PRUNED = Counter("threefs_meta_sessions_pruned", "Write sessions ended for clients that are gone")
+
+
+@cache
+def of_operation(name: str, result: str) -> tuple[Counter, Histogram]:
+    """The counter and the histogram of one kind of answer; kept, because finding them costs more than counting."""
+    return OPERATIONS.labels(name, result), OPERATION_S.labels(name)

@@ -84,8 +84,9 @@ class MetaService:
             result = "bug"
             raise
         finally:
-            metrics.OPERATIONS.labels(name, result).inc()
-            metrics.OPERATION_S.labels(name).observe(self._env.runtime.now() - began)
+            count, duration = metrics.of_operation(name, result)
+            count.inc()
+            duration.observe(self._env.runtime.now() - began)
 
     # --- looking ------------------------------------------------------------------------------------------------
 

@@ -95,7 +95,7 @@ class Cluster:
         """Stops answering as primary; those who wait for a new map learn it."""
         if self._state is None:
             return
-        _log.warning("no longer primary: %s", reason)
+        _log.info("no longer primary: %s", reason)
         self._state = self._map = None
         self._lease.distrust()
         self._wake()

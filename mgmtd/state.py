@@ -135,8 +135,10 @@ def heartbeat(
         raise NotFound(f"node {node_id} is not registered")
     if known.id != life:
         raise Conflict(f"node {node_id} runs in another incarnation at {node.address} (pid {node.pid})")
-    if number <= known.number:
+    if number < known.number:
         raise Conflict(f"heartbeat {number} of node {node_id} came after {known.number}")
+    if number == known.number:
+        return state  # sent again, because its answer was lost
     first = node_id in state.unheard
     state = replace(
         state,

@@ -27,10 +27,8 @@ struct bridge {
 	int event_fd;
 	atomic_int ended;
 	atomic_uint_fast64_t next_id;
-	atomic_uint_fast64_t bytes_written, bytes_read, answered_here;
 	pthread_mutex_t lock; /* guards everything below */
 	struct bridge_request *first, *last;
-	uint64_t waiting;
 	pthread_t threads[THREADS_MAX];
 	unsigned thread_count;
 };
@@ -62,7 +60,6 @@ static void enqueue(struct bridge *bridge, struct bridge_request *request)
 	else
 		bridge->last->next = request;
 	bridge->last = request;
-	bridge->waiting++;
 	if (was_empty)
 		signal_python(bridge);
 	pthread_mutex_unlock(&bridge->lock);
@@ -78,7 +75,6 @@ size_t bridge_take(struct bridge *bridge, struct bridge_request **out, size_t mo
 		bridge->first = bridge->first->next;
 		out[count++]->next = NULL;
 	}
-	bridge->waiting -= count;
 	if (!bridge->first && !atomic_load(&bridge->ended) && read(bridge->event_fd, &ignored, sizeof ignored) < 0)
 		ignored = 0; /* it was not set: nothing to reset */
 	pthread_mutex_unlock(&bridge->lock);
@@ -208,9 +204,7 @@ static void on_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void on_forget(fuse_req_t req, fuse_ino_t ino, uint64_t lookups)
 {
-	struct bridge *bridge = fuse_req_userdata(req); /* inode numbers are the cluster's: nothing to forget */
-	atomic_fetch_add(&bridge->answered_here, 1);
-	fuse_reply_none(req);
+	fuse_reply_none(req); /* inode numbers are the cluster's: nothing is kept for the kernel */
 }
 
 static void on_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
@@ -365,7 +359,6 @@ static void on_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
 static void on_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t offset,
 		     struct fuse_file_info *file)
 {
-	struct bridge *bridge = fuse_req_userdata(req);
 	struct bridge_request *request = begin(req, BRIDGE_WRITE, ino, NULL, NULL);
 	if (!request)
 		return;
@@ -373,7 +366,6 @@ static void on_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
 	request->size = size;
 	request->offset = offset;
 	request->flags = (uint32_t)file->flags;
-	request->valid = file->writepage; /* from a shared mapping: the caller's ids mean nothing */
 	request->data_length = size;
 	if (size >= PAYLOAD_COPY_MAX) {
 		request->data = (void *)(uintptr_t)data;
@@ -383,7 +375,6 @@ static void on_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
 		bridge_reply_error(request, ENOMEM);
 		return;
 	}
-	atomic_fetch_add(&bridge->bytes_written, size);
 	submit(request);
 }
 
@@ -451,17 +442,10 @@ static int is_foreign_xattr(const char *name)
 	return !strncmp(name, "security.", 9) || !strncmp(name, "system.", 7);
 }
 
-static void answer_here(fuse_req_t req, int number)
-{
-	struct bridge *bridge = fuse_req_userdata(req);
-	atomic_fetch_add(&bridge->answered_here, 1);
-	fuse_reply_err(req, number);
-}
-
 static void on_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
 {
 	if (is_foreign_xattr(name)) {
-		answer_here(req, EOPNOTSUPP);
+		fuse_reply_err(req, EOPNOTSUPP);
 		return;
 	}
 	struct bridge_request *request = begin(req, BRIDGE_SETXATTR, ino, name, NULL);
@@ -488,7 +472,7 @@ static void submit_xattr(fuse_req_t req, enum bridge_op op, fuse_ino_t ino, cons
 static void on_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	if (is_foreign_xattr(name))
-		answer_here(req, strncmp(name, "system.", 7) ? ENODATA : EOPNOTSUPP);
+		fuse_reply_err(req, strncmp(name, "system.", 7) ? ENODATA : EOPNOTSUPP);
 	else
 		submit_xattr(req, BRIDGE_GETXATTR, ino, name, size);
 }
@@ -501,7 +485,7 @@ static void on_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 static void on_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
 	if (is_foreign_xattr(name))
-		answer_here(req, ENODATA);
+		fuse_reply_err(req, ENODATA);
 	else
 		submit_xattr(req, BRIDGE_REMOVEXATTR, ino, name, 0);
 }
@@ -554,7 +538,7 @@ static void on_init(void *userdata, struct fuse_conn_info *connection)
 	const struct bridge *bridge = userdata;
 	const unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
 				FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ATOMIC_O_TRUNC |
-				FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_HANDLE_KILLPRIV;
+				FUSE_CAP_AUTO_INVAL_DATA;
 	/* No splicing: payloads are wanted in memory, where Python and the network find them. */
 	connection->want = connection->capable & wanted;
 	connection->max_write = bridge->options.max_transfer;
@@ -726,17 +710,6 @@ void bridge_destroy(struct bridge *bridge)
 	free(bridge);
 }
 
-void bridge_read_counters(struct bridge *bridge, struct bridge_counters *out)
-{
-	pthread_mutex_lock(&bridge->lock);
-	out->waiting = bridge->waiting;
-	pthread_mutex_unlock(&bridge->lock);
-	out->requests = atomic_load(&bridge->next_id);
-	out->bytes_written = atomic_load(&bridge->bytes_written);
-	out->bytes_read = atomic_load(&bridge->bytes_read);
-	out->answered_here = atomic_load(&bridge->answered_here);
-}
-
 /* ---- answers ---- */
 
 /* Sends the answer, then frees the request. The handle dies with the answer; its interrupt callback is taken away
@@ -820,9 +793,6 @@ int bridge_reply_open(struct bridge_request *request, uint64_t fh, int keep_cach
 
 int bridge_reply_data(struct bridge_request *request, const void *data, size_t bytes)
 {
-	struct bridge *bridge = fuse_req_userdata(request->handle);
-	if (request->op == BRIDGE_READ)
-		atomic_fetch_add(&bridge->bytes_read, bytes);
 	ANSWER(request, fuse_reply_buf(req, data, bytes));
 }
 

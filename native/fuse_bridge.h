@@ -71,11 +71,6 @@ struct bridge_options {
 	double entry_timeout_s, attr_timeout_s, negative_timeout_s;
 };
 
-struct bridge_counters {
-	uint64_t requests, bytes_written, bytes_read, answered_here;
-	uint64_t waiting; /* queued, not yet taken */
-};
-
 struct bridge;
 
 /* NULL with `errno` set if the options or the mount are refused. */
@@ -93,7 +88,6 @@ void bridge_unmount(struct bridge *bridge);
 /* Stops the threads, answers what is queued with EIO and frees everything. Requests in Python's hands must have
  * been answered before. */
 void bridge_destroy(struct bridge *bridge);
-void bridge_read_counters(struct bridge *bridge, struct bridge_counters *out);
 
 /* Frees a payload that was taken over: the request's `data` and `receive_buffer`, whose fields the taker has set to
  * NULL. Any thread, at any time. */

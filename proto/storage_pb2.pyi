@@ -281,3 +281,21 @@ class SyncDoneRequest(_message.Message):
 class SyncDoneReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class RepairChunkRequest(_message.Message):
+    __slots__ = ("at", "inode", "number", "damaged_target")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_TARGET_FIELD_NUMBER: _ClassVar[int]
+    at: ChainTarget
+    inode: int
+    number: int
+    damaged_target: int
+    def __init__(self, at: _Optional[_Union[ChainTarget, _Mapping]] = ..., inode: _Optional[int] = ..., number: _Optional[int] = ..., damaged_target: _Optional[int] = ...) -> None: ...
+
+class RepairChunkReply(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    def __init__(self, version: _Optional[int] = ...) -> None: ...

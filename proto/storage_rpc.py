@@ -17,3 +17,4 @@ class Storage:
     REMOVE_TARGET = Method("Storage", "RemoveTarget", 0x040A, pb.RemoveTargetRequest, pb.RemoveTargetReply)
     SYNC_START = Method("Storage", "SyncStart", 0x040B, pb.SyncStartRequest, pb.SyncStartReply)
     SYNC_DONE = Method("Storage", "SyncDone", 0x040C, pb.SyncDoneRequest, pb.SyncDoneReply)
+    REPAIR_CHUNK = Method("Storage", "RepairChunk", 0x040D, pb.RepairChunkRequest, pb.RepairChunkReply)

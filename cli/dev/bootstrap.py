@@ -9,15 +9,17 @@ from dataclasses import dataclass
 
 from threefs.cli.dev.layout import ClusterSpec
 from threefs.client.routing import RoutingClient
-from threefs.client.storage.admin import StorageAdmin
 from threefs.common.errors import ThreefsError, UserError
 from threefs.common.ids import ChainTableId, NodeId
 from threefs.common.net.frame_client import FrameTransport
 from threefs.common.net.interface import Transport
+from threefs.common.net.service import invoke
 from threefs.common.routing import NodeStatus, PublicState, Routing
 from threefs.common.runtime.real import RealRuntime
 from threefs.mgmtd.placement import plan
 from threefs.proto import mgmtd_pb2 as pb
+from threefs.proto import storage_pb2 as storage_pb
+from threefs.proto.storage_rpc import Storage
 
 TABLE = ChainTableId(1)
 TARGETS_PER_DISK = 6
@@ -94,10 +96,10 @@ async def _make_chains(session: Session, spec: ClusterSpec) -> None:
     """Targets on every storage node, chains over them such that each node shares chains with every other."""
     nodes = [NodeId(daemon.node_id) for daemon in spec.of_role("storage")]
     chains = plan(nodes, targets_per_disk=spec.chains * spec.replicas // len(nodes), replicas=spec.replicas)
-    admin = StorageAdmin(session.runtime, session.transport, lambda: session.routing.routing)
-    for chain in chains:
-        for place in chain.places:
-            await admin.create_target(place.node, place.target, chain=chain.chain, disk_index=place.disk_index)
+    for place in (place for chain in chains for place in chain.places):
+        request = storage_pb.CreateTargetRequest(target=place.target, disk_index=place.disk_index)
+        address = session.routing.routing.nodes[place.node].address
+        await invoke(session.transport, address, Storage.CREATE_TARGET, request, timeout_s=10.0)
     settings = [
         pb.ChainSetting(
             chain=chain.chain,

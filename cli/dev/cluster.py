@@ -19,7 +19,7 @@ from threefs.cli.dev.layout import ClusterSpec, DaemonSpec
 from threefs.cli.dev.processes import Process, daemon_command, require_alive
 from threefs.cli.output import run_async
 from threefs.common.errors import UserError
-from threefs.common.kv.etcd_local import member_command
+from threefs.common.kv.etcd_local import EtcdLocal
 from threefs.fuse import mountpoint
 
 _START_ORDER = ("etcd", "mgmtd", "storage", "meta", "mount")
@@ -97,8 +97,10 @@ class DevCluster:
             return False
         (self.folder / daemon.name).mkdir(exist_ok=True)
         if daemon.role == "etcd":
-            members = {member.name: (member.port, member.grpc_port) for member in self.spec.of_role("etcd")}
-            process.start(member_command(daemon.name, self.folder / daemon.name / "store", members))
+            members = self.spec.of_role("etcd")
+            ports = [port for member in members for port in (member.port, member.grpc_port)]
+            # the data folder comes with the command line, and so tells the process from others
+            process.start(EtcdLocal(self.folder, ports).command(members.index(daemon)))
         else:
             process.start(daemon_command(daemon.role, write_config(self.folder, self.spec, daemon)))
         return True

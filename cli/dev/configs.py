@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from threefs.cli.dev.layout import ClusterSpec, DaemonSpec
+from threefs.common.kv.etcd_local import TRANSACTION_OPS_MAX
 
-Value = str | int | float | bool | list[str]
+Value = str | int | float | bool | list[str] | list[dict[str, str]]
 
 
 def to_toml(values: dict[str, Value], sections: dict[str, dict[str, Value]]) -> str:
@@ -16,11 +17,13 @@ def to_toml(values: dict[str, Value], sections: dict[str, dict[str, Value]]) -> 
     return "\n".join(lines) + "\n"
 
 
-def _text(value: Value) -> str:
+def _text(value: Value | dict[str, str]) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
         return "[" + ", ".join(_text(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_text(item)}" for key, item in value.items()) + " }"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
@@ -47,7 +50,7 @@ def _kv(home: Path, spec: ClusterSpec, role: str) -> dict[str, Value]:
     if spec.kv == "embedded":
         return {"engine": "embedded", "path": str(home / "store")}
     endpoints: list[str] = [f"127.0.0.1:{member.port}" for member in spec.of_role("etcd")]
-    return {"engine": "etcd", "endpoints": endpoints, "prefix": f"{role}/"}
+    return {"engine": "etcd", "endpoints": endpoints, "prefix": f"{role}/", "transaction_ops_max": TRANSACTION_OPS_MAX}
 
 
 def _node(spec: ClusterSpec, daemon: DaemonSpec) -> dict[str, Value]:
@@ -65,7 +68,8 @@ def _meta(home: Path, spec: ClusterSpec, daemon: DaemonSpec) -> str:
 
 
 def _storage(home: Path, spec: ClusterSpec, daemon: DaemonSpec) -> str:
-    values = _node(spec, daemon) | {"mgmtd": spec.mgmtd_addresses(), "disks": [str(home / "disk")]}
+    disks: list[dict[str, str]] = [{"path": str(home / "disk")}]
+    values: dict[str, Value] = _node(spec, daemon) | {"mgmtd": spec.mgmtd_addresses(), "disks": disks}
     (home / "disk").mkdir(exist_ok=True)
     return to_toml(values, {"process": _process(daemon)})
 

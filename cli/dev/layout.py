@@ -90,7 +90,7 @@ def plan(
     roles = [("mgmtd", 1, mgmtds), ("meta", 100, metas), ("storage", 10001, storages)]
     roles += [("etcd", 9001, 3)] if kv == "etcd" else []
     roles += [("mount", 20001, 1)] if mount else []
-    names = [(f"{role}-{n + 1}", role, first + n) for role, first, count in roles for n in range(count)]
+    names = [(f"{role}-{n + (role != 'etcd')}", role, first + n) for role, first, count in roles for n in range(count)]
     ports = iter(free_ports(3 * len(names)))
     daemons = tuple(DaemonSpec(name, role, node, next(ports), next(ports), next(ports)) for name, role, node in names)
     return ClusterSpec(

@@ -40,6 +40,7 @@ GROUP_COMMITS_MAX: Final = 4096
 GROUP_BYTES_MAX: Final = 32 << 20
 SNAPSHOTS_MAX: Final = 4096
 SCAN_BYTES: Final = 2 << 20  # holds at least one pair of the greatest size
+SPACE_BYTES_MIN: Final = 1 << 20  # with less, a write that fails is taken to fail for want of space
 
 _ORDER_BITS: Final = 16  # commits of a group fit
 _OPERATION: Final = struct.Struct("<BxHI")  # kv_store.h
@@ -229,8 +230,16 @@ class EmbeddedEngine(KvEngine):
 
     def _write(self, batch: bytes) -> int:
         group = ffi.new("uint64_t *")
-        check(lib.kv_commit(self._store, ffi.from_buffer(batch), len(batch), group), f"writing store {self.folder}")
+        code = lib.kv_commit(self._store, ffi.from_buffer(batch), len(batch), group)
+        if code == errno.EIO and self._is_full(len(batch)):
+            code = errno.ENOSPC
+        check(code, f"writing store {self.folder}")
         return int(group[0])
+
+    def _is_full(self, batch_bytes: int) -> bool:
+        """Whether EIO was only a short write: LMDB names it so. After any other EIO nothing can be said for sure."""
+        space = os.statvfs(self.folder)
+        return space.f_bavail * space.f_frsize < SPACE_BYTES_MIN + batch_bytes and self._read_group() == self._group
 
     def _forget_old(self) -> None:
         """Ends snapshots that are too old and forgets the commits that only they would conflict with."""

@@ -12,6 +12,8 @@ from threefs.common.errors import UserError
 from threefs.common.kv.interface import KvEngine
 from threefs.common.runtime.interface import Runtime
 
+DEFAULT_PREFIX = "threefs/"
+
 
 class KvConfig(Config):
     """The `[kv]` section of mgmtd's and meta's configuration."""
@@ -21,7 +23,7 @@ class KvConfig(Config):
     map_bytes_max: int = Field(64 * 2**30, ge=2**20)  # embedded: how far the map may grow
     endpoints: tuple[str, ...] = ()  # etcd: host:port of every member
     cluster_file: str = ""  # fdb: empty for the client's default place
-    prefix: str = ""  # etcd, fdb: put before every key, so that several clusters share one store
+    prefix: str = ""  # etcd, fdb: put before every key, so that stores can share a cluster; default DEFAULT_PREFIX
     request_timeout_s: float = Field(2.0, gt=0)  # etcd: after this long another member is asked
     transaction_ops_max: int = Field(128, ge=8)  # etcd: what the members' --max-txn-ops says
 
@@ -36,6 +38,18 @@ async def open_engine(config: KvConfig, runtime: Runtime) -> KvEngine:
         from threefs.common.kv.embedded import EmbeddedEngine
 
         return await EmbeddedEngine.open(runtime, _path(config), config.map_bytes_max)
+    if config.engine == "etcd":
+        from threefs.common.kv.etcd import EtcdEngine
+
+        if not config.endpoints:
+            raise UserError("kv.endpoints is not set", 'list the etcd members as "host:port" in the [kv] section')
+        return await EtcdEngine.open(
+            runtime,
+            config.endpoints,
+            (config.prefix or DEFAULT_PREFIX).encode(),
+            request_timeout_s=config.request_timeout_s,
+            ops_max=config.transaction_ops_max,
+        )
     raise UserError(f"kv.engine = {config.engine!r} is not known", "use memory, embedded, fdb or etcd")
 
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Sequence
+from typing import cast
 
 from threefs.common.net.frame import HEADER_BYTES, FrameDamaged, Header, Kind, check_body, pack, unpack
 from threefs.common.net.interface import Buffer
@@ -137,9 +138,9 @@ class FrameProtocol(asyncio.BufferedProtocol):
     # --- connection ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(WRITE_BUFFER_BYTES_MAX)
+        # uvloop's transports have all methods of asyncio.Transport and do not derive from it.
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES_MAX)
         peer = transport.get_extra_info("peername")
         self.peer = f"{peer[0]}:{peer[1]}" if peer else "?"
         if (sock := transport.get_extra_info("socket")) is not None:

@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 
 import uvloop
-from tests.mount.memory_cluster import MemoryMeta, MemoryStorage
+from tests.mount.memory_cluster import MemoryStorage, start_meta
 
 from threefs.client.file import FileTable
 from threefs.common.errors import NoSpace, UserError
+from threefs.common.ids import ROOT_INODE
 from threefs.common.runtime.real import RealRuntime
 from threefs.fuse.config import MountConfig
 from threefs.fuse.mount import Mount
@@ -27,11 +28,12 @@ async def serve(path: str, *, full: bool) -> None:
     runtime = RealRuntime()
     storage = MemoryStorage()
     storage.error = NoSpace("target 1 has no space left") if full else None
-    meta = MemoryMeta(storage)
-    files = FileTable(runtime, meta, storage)  # type: ignore[arg-type]
+    meta = await start_meta(runtime, storage)
+    await meta.setattr(ROOT_INODE, mode=0o1777)
+    files = FileTable(runtime, meta, storage)
     files.start()
     config = MountConfig(mountpoint=Path(path), mgmtd=["none"])
-    mount = Mount(config, runtime=runtime, meta=meta, files=files)  # type: ignore[arg-type]
+    mount = Mount(config, runtime=runtime, meta=meta, files=files)
     mount.start("memory")
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mount.ended.set)
     print("ready", flush=True)

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import pytest
 
 from threefs.common.kv.embedded import EmbeddedEngine
+from threefs.common.kv.etcd_local import EtcdLocal, free_ports
+from threefs.common.kv.factory import open_engine
 from threefs.common.kv.interface import KvEngine
 from threefs.common.kv.memory import MemoryEngine
 from threefs.common.runtime.real import RealRuntime
@@ -53,7 +55,28 @@ def _embedded(runtime: RealRuntime, folder: Path) -> Callable[[], Awaitable[KvEn
     return open_embedded
 
 
-ENGINES = ["memory", "embedded"]
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdLocal]:
+    """Three members with etcd's own limit of 128 operations a transaction."""
+    cluster = EtcdLocal(tmp_path_factory.mktemp("etcd"), free_ports(6), transaction_ops_max=128)
+    cluster.start()
+    try:
+        asyncio.run(cluster.wait_ready(RealRuntime()))
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def _etcd(runtime: RealRuntime, request: pytest.FixtureRequest) -> Callable[[], Awaitable[KvEngine]]:
+    config = request.getfixturevalue("etcd").config(f"test-{runtime.uuid().hex()}/")
+
+    async def open_etcd() -> KvEngine:
+        return await open_engine(config, runtime)
+
+    return open_etcd
+
+
+ENGINES = ["memory", "embedded", "etcd"]
 
 
 @pytest.fixture(params=ENGINES)
@@ -61,7 +84,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """One test's store on each engine."""
     with asyncio.Runner() as runner:
         runtime = RealRuntime()
-        openers = {"memory": lambda: _memory(runtime), "embedded": lambda: _embedded(runtime, tmp_path / "kv")}
+        openers = {
+            "memory": lambda: _memory(runtime),
+            "embedded": lambda: _embedded(runtime, tmp_path / "kv"),
+            "etcd": lambda: _etcd(runtime, request),
+        }
         opener = openers[request.param]()
 
         async def start() -> KvEngine:
@@ -72,5 +99,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
             await runtime.close()
 
         store = Store(runner, runner.run(start()), opener)
-        yield store
-        runner.run(stop())
+        try:
+            yield store
+        finally:
+            runner.run(stop())

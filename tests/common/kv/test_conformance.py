@@ -243,8 +243,9 @@ def test_five_thousand_keys_in_one_transaction(store) -> None:
     keys = [b"many/%05d" % i for i in range(5000)]
 
     async def sum_up(txn: Transaction) -> None:
-        total = sum([int(await txn.get(key) or b"0") for key in keys])  # each a conflict key of its own
-        txn.set(b"total", b"%d" % total)
+        assert await txn.get(b"total") in (None, b"5000")
+        values = await asyncio.gather(*(txn.get(key) for key in keys))  # each a conflict key of its own
+        txn.set(b"total", b"%d" % sum(int(value or b"0") for value in values))
 
     async def body() -> None:
         for first in range(0, 5000, 1000):

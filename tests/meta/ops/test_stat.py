@@ -9,7 +9,8 @@ from tests.meta.harness import ALICE, Room, refused
 
 from threefs.common.errors import BadRequest, FileError
 from threefs.common.files import At, FileType, Inode
-from threefs.common.ids import GC_ROOT_INODE, ROOT_INODE, InodeId
+from threefs.common.ids import GC_ROOT_INODE, ROOT_INODE, ClientId, InodeId, RequestId
+from threefs.meta.context import Context
 from threefs.meta.ops.stat import BATCH_ITEMS_MAX, batch_stat
 
 pytestmark = pytest.mark.unit
@@ -89,9 +90,6 @@ def test_a_batch_answers_each_place(room: Room) -> None:
 
 def test_a_batch_has_a_limit(room: Room) -> None:
     async def body() -> None:
-        from threefs.common.ids import ClientId, RequestId
-        from threefs.meta.context import Context
-
         ctx = Context(room.env, ALICE, ClientId(b""), RequestId(b""), 0)
         with pytest.raises(BadRequest, match="4097"):
             await batch_stat(ctx, [At()] * (BATCH_ITEMS_MAX + 1), follow=False)

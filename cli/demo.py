@@ -10,7 +10,7 @@ from shutil import rmtree
 
 from threefs.cli.dev.cluster import DevCluster, open_or_create
 from threefs.cli.graysort_commands import print_report
-from threefs.cli.output import say
+from threefs.cli.output import progress_bar, say
 from threefs.cli.status import show_status
 from threefs.workloads.graysort.job import run_job
 
@@ -26,7 +26,7 @@ def run_demo(records: int, folder: Path | None) -> None:
         job = Path(cluster.spec.mount) / "graysort"
         job.mkdir()
         say(f"sorting {records:,} records ({records / 1e7:.2f} GB) in {job}")
-        print_report(run_job(job, records))
+        print_report(run_job(job, records, bars=progress_bar))
     say("the cluster is stopped and removed; try one of your own: .venv/bin/3fs dev up --dir DIR --mount PATH")
 
 

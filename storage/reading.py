@@ -1,0 +1,146 @@
+"""The read path: batches of reads, answered from committed states. Linearisable unless a read is relaxed.
+
+The engine gives committed content together with the pending version at one moment. Without a pending version, that
+moment is when the read took place. With one, only a target without successor may answer: nobody commits before
+it does; any other says NotCommitted, and the client asks the tail. The one rule: a daemon that is fenced *after*
+the read does not answer, because the chain may have gone on without it while it read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from threefs.common.errors import ChecksumMismatch, Corrupt, NotCommitted, NotServing, ThreefsError
+from threefs.common.ids import ChunkId
+from threefs.common.net.interface import Reply, Request
+from threefs.native.buffers import buffer
+from threefs.proto import data_plane
+from threefs.proto.data_plane import ReadReply, ReadRequest
+from threefs.storage import metrics
+from threefs.storage.engine import DiskFailed, ReadOp, ReadResult
+from threefs.storage.replica import Place, check_serving, check_version
+from threefs.storage.targets import Disk, LocalTarget, TargetSet
+
+OnDamage = Callable[[LocalTarget, Place, ChunkId], None]
+_Where = tuple[LocalTarget, Place] | ThreefsError
+
+
+class Reader:
+    """Answers reads of this daemon's targets."""
+
+    def __init__(self, targets: TargetSet, *, is_fenced: Callable[[], bool], on_damage: OnDamage) -> None:
+        self._targets = targets
+        self._is_fenced = is_fenced
+        self._on_damage = on_damage
+
+    async def read(self, request: Request) -> Reply:
+        try:
+            items = data_plane.unpack_reads(request.body)
+        except data_plane.Malformed as exc:
+            raise Corrupt(f"from {request.peer}: {exc}") from exc
+        data = buffer(sum([item.bytes for item in items]))
+        wheres = self._locate(items)
+        results = await self._read_all(items, wheres, data)
+        if self._is_fenced():
+            raise NotServing("this daemon cannot reach mgmtd: it answers no reads")
+        return self._reply(items, wheres, results, data)
+
+    def _locate(self, items: Sequence[ReadRequest]) -> list[_Where]:
+        """Target and place of each item, or why it may not be read here; found once for equal ones."""
+        known: dict[tuple[int, int, int], _Where] = {}
+        found: list[_Where] = []
+        for item in items:
+            key = (item.target, item.chain, item.chain_version)
+            where = known.get(key)
+            if where is None:
+                try:
+                    where = self._check(item)
+                except ThreefsError as exc:
+                    where = exc
+                known[key] = where
+            found.append(where)
+        return found
+
+    def _check(self, item: ReadRequest) -> tuple[LocalTarget, Place]:
+        target = self._targets.find(item.target)
+        place = self._targets.place(target, item.chain)
+        check_version(place, item.chain_version)
+        check_serving(place, target.life.phase)
+        return target, place
+
+    async def _read_all(
+        self, items: Sequence[ReadRequest], wheres: Sequence[_Where], data: memoryview
+    ) -> list[ReadResult]:
+        results = [ReadResult(error=where) if isinstance(where, ThreefsError) else _NOTHING for where in wheres]
+        batches: dict[int, tuple[Disk, list[int], list[ReadOp]]] = {}
+        start = 0
+        for index, (item, where) in enumerate(zip(items, wheres, strict=True)):
+            view = data[start : start + item.bytes]
+            start += item.bytes
+            if not isinstance(where, ThreefsError):
+                disk = where[0].disk
+                _, indices, ops = batches.setdefault(disk.index, (disk, [], []))
+                indices.append(index)
+                ops.append(ReadOp(where[0].id, ChunkId.unpack(item.chunk), item.offset, view))
+        answers = await asyncio.gather(*[self._ask(disk, ops) for disk, _, ops in batches.values()])
+        for (_, indices, _), found in zip(batches.values(), answers, strict=True):
+            for index, result in zip(indices, found, strict=True):
+                results[index] = result
+        return results
+
+    async def _ask(self, disk: Disk, ops: Sequence[ReadOp]) -> list[ReadResult]:
+        try:
+            return await disk.engine.read(ops)
+        except DiskFailed as exc:
+            self._targets.fail_disk(disk, exc)
+            return [ReadResult(error=NotServing(f"disk {disk.index} failed: {exc}"))] * len(ops)
+
+    def _reply(
+        self,
+        items: Sequence[ReadRequest],
+        wheres: Sequence[_Where],
+        results: Sequence[ReadResult],
+        data: memoryview,
+    ) -> Reply:
+        replies: list[ReadReply] = []
+        messages: list[bytes] = []
+        pieces: list[memoryview] = []
+        start, gap = 0, False
+        for item, where, result in zip(items, wheres, results, strict=True):
+            error = result.error or _pending_error(item, where, result)
+            if error is None:
+                length = result.length
+                replies.append(ReadReply(0, 0, length, result.crc32c, 0, result.committed))
+            else:
+                length = 0
+                message = data_plane.clip_message(str(error))
+                messages.append(message)
+                replies.append(ReadReply(error.code, len(message), 0, 0, 0, result.committed))
+                self._note_error(item, where, error)
+            pieces.append(data[start : start + length])
+            start += item.bytes
+            gap = gap or length != item.bytes
+        metrics.READ_OPS.inc(len(items))
+        metrics.READ_BYTES.inc(len(data))
+        return Reply(data_plane.pack_read_replies(replies, messages), pieces if gap else (data,))
+
+    def _note_error(self, item: ReadRequest, where: _Where, error: ThreefsError) -> None:
+        metrics.REFUSED.labels(reason=type(error).__name__).inc()
+        if isinstance(error, ChecksumMismatch) and not isinstance(where, ThreefsError):
+            self._on_damage(*where, ChunkId.unpack(item.chunk))
+
+
+_NOTHING = ReadResult()
+
+
+def _pending_error(item: ReadRequest, where: _Where, result: ReadResult) -> ThreefsError | None:
+    """NotCommitted if the committed state may be outdated."""
+    if not result.pending or item.flags & data_plane.READ_RELAXED or isinstance(where, ThreefsError):
+        return None
+    if where[1].is_authority:
+        return None
+    metrics.NOT_COMMITTED.inc()
+    return NotCommitted(
+        f"chunk {ChunkId.unpack(item.chunk)}: version {result.pending} is on its way through target {item.target}"
+    )
