@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from threefs.client.meta.client import MetaClient
 from threefs.client.meta.types import Opened
 from threefs.client.open_inode import OpenInode, Services
+from threefs.client.read_ahead import ReadAhead
 from threefs.client.storage.types import StorageClient
 from threefs.client.write_buffer import WriteBack
 from threefs.common.errors import FileError, ThreefsError
@@ -35,6 +36,7 @@ class FileOptions:
     write_back_s: float = 1.0  # an open block that is older goes to storage
     report_s: float = 5.0  # between reports of the lengths of files that are being written
     length_s_max: float = 1.0  # how long a length is believed by a reader that comes to the end
+    read_ahead_bytes: int = 8 << 20  # fetched ahead of a sequential reader of an `OpenFile`; 0: nothing
 
 
 class FileTable:
@@ -182,6 +184,8 @@ class OpenFile:
         self.created = created
         self._session = session
         self._open = True
+        ahead = table.options.read_ahead_bytes
+        self._ahead = ReadAhead(state, table.runtime, bytes_max=ahead) if ahead else None
         state.opens += 1
         table.note_session(self, open=True, session=session is not None)
 
@@ -204,8 +208,9 @@ class OpenFile:
         """Fills the views in order; bytes read, short only at the end of the file."""
         self._check(self.readable)
         total = 0
+        source = self._ahead or self.state
         for view in views:
-            count = await self.state.read_into(offset + total, view)
+            count = await source.read_into(offset + total, view)
             total += count
             if count < len(view):
                 break
@@ -244,6 +249,8 @@ class OpenFile:
             return
         self._open = False
         state = self.state
+        if self._ahead is not None:
+            self._ahead.drop()
         try:
             if self.writable:
                 await state.sync()

@@ -68,6 +68,7 @@ class OpenInode:
         self.services = services
         self.layout: Layout = inode.layout
         self.opens = 0
+        self.change = 0  # grows whenever the content may have become another
         self._inode = inode
         self._told_s = services.runtime.now()
         self._written_end = 0  # end of the furthest write since `truncate_version` became what it is
@@ -115,6 +116,8 @@ class OpenInode:
         assert inode.id == self._inode.id, f"record of inode {inode.id:#x} for {self._inode.id:#x}"
         if inode.truncate_version < self._inode.truncate_version:
             return self.attributes()  # an answer that was overtaken
+        if inode.mtime_us != self._inode.mtime_us or inode.truncate_version != self._inode.truncate_version:
+            self.change += 1
         if inode.truncate_version > self._inode.truncate_version:
             self._written_end = self.buffer.end()
             self._stored_end = self._reported_end = 0
@@ -173,12 +176,14 @@ class OpenInode:
         if not len(data):
             return
         self.check_end(offset + len(data))
+        self.change += 1
         await self.buffer.write(offset, data, owned=owned)
         self._written_end = max(self._written_end, offset + len(data))
         self._mtime_us = self.services.runtime.wall_us()
 
     def touch(self) -> None:
         """The content was changed some other way than by `write`."""
+        self.change += 1
         self._mtime_us = self.services.runtime.wall_us()
 
     async def _store(self, offset: int, data: memoryview) -> None:
@@ -252,6 +257,7 @@ class OpenInode:
     async def truncate(self, length: int, *, opened: bool, user: Credentials | None = None) -> Inode:
         """Sets the length. `opened`: permission was checked when the file was opened for writing."""
         self.check_end(length)
+        self.change += 1
         await self.buffer.flush()
         inode = await self.services.meta.truncate(self._inode.id, length, opened=opened, user=user)
         self._mtime_us = 0  # the truncation is the newer change

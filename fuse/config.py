@@ -38,7 +38,6 @@ class MountConfig(Config):
     max_background: int = Field(64, ge=4, le=65535)
     group_cache_s: float = hot(1.0, ge=0, le=60)  # how long a process's supplementary groups are believed
     meta_timeout_s: float = Field(60.0, gt=0, le=3600)
-    storage_timeout_s: float = Field(60.0, gt=0, le=3600)
     interrupt_after_s: float = hot(3.0, ge=0, le=3600)  # a signal ends a read that has waited for longer
     cache: CacheConfig = CacheConfig()
     write: WriteConfig = WriteConfig()

@@ -108,4 +108,5 @@ def _file_options(config: MountConfig) -> FileOptions:
         write_back_s=config.write.write_back_s,
         report_s=config.write.report_s,
         length_s_max=config.cache.attr_s,
+        read_ahead_bytes=0,  # the kernel does it
     )

@@ -72,10 +72,10 @@ class Resyncer:
         """Starts what has to be started; called when the map changes, too."""
         for target, place in self._targets.places():
             chain = place.chain.id
-            if place.feeds_syncing and target.life.phase is Phase.UPTODATE and chain not in self._running:
-                if self._done.get(chain) != place.version:
-                    self._running[chain] = None
-                    self._runtime.spawn(self._fill(target, place), name=f"sync chain {chain}")
+            ready = place.feeds_syncing and target.life.phase is Phase.UPTODATE
+            if ready and chain not in self._running and self._done.get(chain) != place.version:
+                self._running[chain] = None
+                self._runtime.spawn(self._fill(target, place), name=f"sync chain {chain}")
 
     async def _fill(self, target: LocalTarget, place: Place) -> None:
         try:

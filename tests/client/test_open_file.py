@@ -243,3 +243,27 @@ def test_lengths_are_reported_now_and_then() -> None:
         await table.runtime.close()
 
     run(body)
+
+
+def test_sequential_reads_are_fetched_ahead_and_never_stale() -> None:
+    async def body(world: World) -> None:
+        file = await world.ours.create(ROOT_INODE, "f", RW)
+        data = bytearray(os.urandom(5_000_000))
+        await write(file, 0, data)
+        await file.fsync()
+        reader = await world.ours.open(file.inode, os.O_RDONLY)
+        found = b""
+        for number in range(10):
+            found += await content(reader, 300_000, number * 300_000)
+        before = world.storage.reads
+        found += await content(reader, 300_000, 3_000_000)
+        assert world.storage.reads == before  # it was there
+        assert found == data[:3_300_000]
+        await write(file, 3_400_000, b"changed")
+        data[3_400_000:3_400_007] = b"changed"
+        assert await content(reader, 2_000_000, 3_300_000) == data[3_300_000:]
+        assert await content(reader, 1000, 5_000_000) == b""
+        await reader.close()
+        await file.close()
+
+    run(body)

@@ -28,9 +28,11 @@ _TABLE = ChainTable(ChainTableId(1), 1, CHAINS)
 class MemoryStorage:
     def __init__(self) -> None:
         self.chunks: dict[tuple[ChainId, ChunkId], bytearray] = {}
+        self.reads = 0
         self.error: Exception | None = None  # every write fails with it
 
     async def read(self, ios: Sequence[ReadIO], *, timeout_s: float | None = None) -> None:
+        self.reads += len(ios)
         for io in ios:
             chunk = memoryview(self.chunks.get((io.chain, io.chunk), b""))
             found = chunk[io.offset : io.offset + len(io.buffer)]

@@ -56,15 +56,18 @@ def criterion(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return nn.functional.mse_loss(output, label)
 
 
-def batch(chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(chunks: int, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(99)
     shape = (chunks * ROWS, WIDTH)
-    return torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    data, labels = torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    return data.to(device), labels.to(device)
 
 
-def reference(stages: Sequence[nn.Module], chunks: int) -> tuple[torch.Tensor, torch.Tensor, list[list[torch.Tensor]]]:
+def reference(
+    stages: Sequence[nn.Module], chunks: int, device: str
+) -> tuple[torch.Tensor, torch.Tensor, list[list[torch.Tensor]]]:
     """(loss of each chunk, outputs, gradients of each stage's parameters), nothing partitioned."""
-    data, labels = batch(chunks)
+    data, labels = batch(chunks, device)
     losses, outputs = [], []
     for value, label in zip(data.chunk(chunks), labels.chunk(chunks), strict=True):
         for stage in stages:
@@ -76,7 +79,9 @@ def reference(stages: Sequence[nn.Module], chunks: int) -> tuple[torch.Tensor, t
     return torch.stack(losses), torch.cat(outputs), [[p.grad.clone() for p in s.parameters()] for s in stages]
 
 
-def check_pipeline(rank: int, ranks: int, chunks: int, is_v: bool, hooked: bool, mapping: list[int] | None) -> int:
+def check_pipeline(
+    rank: int, ranks: int, chunks: int, is_v: bool, hooked: bool, mapping: list[int] | None, device: str = "cpu"
+) -> int:
     """Run one pipeline on the first `ranks` of the world and compare everything; gives the overlapped steps."""
     group = dist.new_group(list(range(ranks)))
     if rank >= ranks:
@@ -85,16 +90,16 @@ def check_pipeline(rank: int, ranks: int, chunks: int, is_v: bool, hooked: bool,
     kind.overlapped = 0
     place = mapping[rank] if mapping else rank
     num_stages = 2 * ranks if is_v else ranks
-    whole = [kind(seed) for seed in range(num_stages)]
-    losses, outputs, gradients = reference(whole, chunks)
+    whole = [kind(seed).to(device) for seed in range(num_stages)]
+    losses, outputs, gradients = reference(whole, chunks, device)
     mine = [place, num_stages - 1 - place]
     pipeline = (DualPipeV if is_v else DualPipe)(
-        (kind(mine[0]), kind(mine[1])), process_group=group, rank_mapping=mapping
+        (kind(mine[0]).to(device), kind(mine[1]).to(device)), process_group=group, rank_mapping=mapping
     )
     set_p2p_tensor_shapes([(ROWS, WIDTH)])
     set_p2p_tensor_dtype(torch.float64)
 
-    data, labels = batch(chunks)
+    data, labels = batch(chunks, device)
     half = chunks * ROWS // 2
     if is_v:
         inputs, targets = (data, labels) if place == 0 else (None, None)
