@@ -109,8 +109,12 @@ def record(call: Callable[[], object], path: Path, device: torch.device) -> None
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     dist.barrier()
     with torch.profiler.profile(activities=activities) as profiler:
-        call()
+        call()  # absorbs the ranks' different starts; analyse the second with --window "^recorded step$"
         synchronise(device)
+        dist.barrier()
+        with torch.profiler.record_function("recorded step"):
+            call()
+            synchronise(device)
     profiler.export_chrome_trace(str(path))
 
 
