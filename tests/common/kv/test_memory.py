@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from prometheus_client import REGISTRY
 
 from threefs.common.errors import Throttled
 from threefs.common.kv.errors import KvConflict, KvMaybeCommitted, KvTooOld, KvUnavailable
@@ -127,5 +128,22 @@ def test_a_disconnected_process_reaches_nothing() -> None:
             await engine.transact(bump, timeout_s=0.01)
         other = MemoryEngine(simulation.runtime("q"), store)
         assert await other.read(lambda txn: txn.get(b"n")) == b"1"
+
+    simulation.run(main())
+
+
+def test_attempts_are_counted_by_their_end() -> None:
+    simulation = Simulation(1)
+
+    def count(outcome: str) -> float:
+        return REGISTRY.get_sample_value("threefs_kv_attempts_total", {"engine": "memory", "outcome": outcome}) or 0.0
+
+    async def main() -> None:
+        engine = MemoryEngine(simulation.runtime("p"), faults=MemoryFaults(conflict=0.5))
+        before = count("committed"), count("KvConflict")
+        for _ in range(20):
+            await engine.transact(bump)
+        assert count("committed") - before[0] == 20
+        assert 5 < count("KvConflict") - before[1] < 60
 
     simulation.run(main())
