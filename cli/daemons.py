@@ -139,8 +139,7 @@ async def build_storage(config: StorageFile, world: World) -> Daemon:
         open_engine=OpenDisk(config),
         hostname=socket.gethostname(),
         pid=os.getpid(),
-        release=RELEASE,
-        handlers=world.handlers,
+        extra_handlers=world.handlers,
     )
 
 
