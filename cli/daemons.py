@@ -129,18 +129,17 @@ async def build_meta(config: MetaFile, world: World) -> Daemon:
 
 
 async def build_storage(config: StorageFile, world: World) -> Daemon:
-    from threefs.storage.native_engine import NativeEngine
+    from threefs.storage.disks import OpenDisk
     from threefs.storage.server import StorageServer
 
     return StorageServer(
         config,
         runtime=world.runtime,
         carrier=world.carrier,
-        open_engine=NativeEngine.open,
+        open_engine=OpenDisk(config),
         hostname=socket.gethostname(),
         pid=os.getpid(),
-        release=RELEASE,
-        handlers=world.handlers,
+        extra_handlers=world.handlers,
     )
 
 

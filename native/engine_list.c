@@ -91,7 +91,9 @@ static int gather_extras(struct listing *listing)
 	struct chunk *dirty = engine->chunks.dirty.dirty_next;
 	for (; !status && dirty != &engine->chunks.dirty; dirty = dirty->dirty_next)
 		status = add_extra(listing, &dirty->key);
-	qsort(listing->extras.keys, listing->extras.count, sizeof(struct key), listing->reverse ? descending : ascending);
+	if (listing->extras.count)
+		qsort(listing->extras.keys, listing->extras.count, sizeof(struct key),
+		      listing->reverse ? descending : ascending);
 	return status;
 }
 

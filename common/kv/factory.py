@@ -50,7 +50,9 @@ async def open_engine(config: KvConfig, runtime: Runtime) -> KvEngine:
             request_timeout_s=config.request_timeout_s,
             ops_max=config.transaction_ops_max,
         )
-    raise UserError(f"kv.engine = {config.engine!r} is not known", "use memory, embedded, fdb or etcd")
+    from threefs.common.kv.fdb import FdbEngine
+
+    return await FdbEngine.open(runtime, config.cluster_file, (config.prefix or DEFAULT_PREFIX).encode())
 
 
 def _path(config: KvConfig) -> Path:

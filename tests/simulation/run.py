@@ -8,6 +8,7 @@ replays exactly what the test with this seed did, and exits 1 if a checker objec
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections import Counter
@@ -143,7 +144,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300.0, help="virtual seconds of faults")
     parser.add_argument("--ablate", choices=["", *ABLATIONS], default="", help="switch a safeguard off")
     parser.add_argument("--trace", action="store_true", help="print every event")
+    parser.add_argument("--log", action="store_true", help="print what the daemons log")
     arguments = parser.parse_args()
+    logging.disable(logging.NOTSET if arguments.log else logging.CRITICAL)
     report = run_seed(arguments.seed, seconds=arguments.seconds, trace=arguments.trace, ablate=arguments.ablate)
     for line in report.trace:
         print(line)
