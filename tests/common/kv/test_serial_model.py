@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, find, given, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from threefs.common.kv.conflicts import ConflictWindow
@@ -140,4 +140,6 @@ def test_without_the_conflict_check_the_model_finds_a_violation(monkeypatch: pyt
             return "although a read changed" in str(exc)
         return False
 
-    assert find(STEPS, is_found, settings=settings(max_examples=2000, deadline=None, database=None))
+    assert find(
+        STEPS, is_found, settings=settings(max_examples=2000, deadline=None, database=None, phases=[Phase.generate])
+    )
