@@ -100,11 +100,14 @@ class UpdateReply(NamedTuple):
 
 
 _READ_REQUEST = struct.Struct("<QIIQ16sII")
+_READ_KEY = struct.Struct("<QI4xQ24x")  # parts of _READ_REQUEST
+_READ_BYTES = struct.Struct("<44xI")
 _READ_REPLY = struct.Struct("<HHIIIQ")
 _UPDATE_REQUEST = struct.Struct("<QQIBBHQ16sQIIII16sQII")
 _UPDATE_REPLY = struct.Struct("<HHIIIQQ")
 
 READ_REQUEST_BYTES: Final = _READ_REQUEST.size
+READ_REPLY_BYTES: Final = _READ_REPLY.size
 UPDATE_REQUEST_BYTES: Final = _UPDATE_REQUEST.size
 
 
@@ -136,6 +139,17 @@ def unpack_reads(body: bytes) -> list[ReadRequest]:
     if total > BATCH_DATA_BYTES_MAX:
         raise Malformed(f"read request asks for {total} bytes, at most {BATCH_DATA_BYTES_MAX}")
     return items
+
+
+def read_keys(body: bytes) -> set[tuple[int, int, int]]:
+    """The different (target, chain, chain version) of read requests, which are not checked otherwise."""
+    _count(_READ_REQUEST, body, "read request")
+    return set(_READ_KEY.iter_unpack(body))
+
+
+def read_bytes(body: bytes) -> int:
+    """What the read requests ask for in all, unchecked."""
+    return sum([asked for (asked,) in _READ_BYTES.iter_unpack(body)])
 
 
 def pack_updates(items: Iterable[UpdateRequest]) -> bytes:

@@ -32,11 +32,13 @@ from threefs.common.errors import (
 from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, InodeId, TargetId
 from threefs.native._core import ffi, lib
 from threefs.native.buffers import buffer
+from threefs.proto.data_plane import READ_REPLY_BYTES, READ_REQUEST_BYTES
 from threefs.storage.engine import (
     CHUNK_BYTES_MAX,
     ChunkMeta,
     Commit,
     DiskFailed,
+    FrameAnswer,
     MissingUpdate,
     ReadOp,
     ReadResult,
@@ -56,11 +58,12 @@ _COMMIT: Final = struct.Struct("=Q16sQQiIQ")
 _COMMIT_RESULT: Final = struct.Struct("=40xi4xQ")
 _META: Final = struct.Struct("=Q16sQQQQQIIIIIIiI")
 _ID: Final = struct.Struct(">QII")
+_GRANT: Final = struct.Struct("=QQII")
 
-for _layout, _name in ((_UPDATE, "update"), (_READ, "read"), (_COMMIT, "commit"), (_META, "meta")):
+for _layout, _name in ((_UPDATE, "update"), (_READ, "read"), (_COMMIT, "commit"), (_META, "meta"), (_GRANT, "grant")):
     assert _layout.size == ffi.sizeof(f"struct engine_{_name}"), f"engine_{_name} is packed wrongly"
 
-INLINE_BYTES_MAX: Final = 512 << 10  # a batch up to this size is first tried on the event loop's thread, against the
+INLINE_BYTES_MAX: Final = 1 << 20  # a batch up to this size is first tried on the event loop's thread, against the
 # page cache: cheaper than waking a thread (60 us for 128 KiB of 4 KiB reads); larger ones would hold the loop up
 
 
@@ -174,6 +177,24 @@ class NativeEngine:
 
     async def read(self, ops: Sequence[ReadOp]) -> List[ReadResult]:
         return await self._read(ops, 0)
+
+    def read_frame(
+        self, body: bytes, data: memoryview, grants: Sequence[tuple[int, int, int, bool]]
+    ) -> FrameAnswer | None:
+        allowed = b"".join([_GRANT.pack(target, version, chain, tail) for target, chain, version, tail in grants])
+        count = len(body) // READ_REQUEST_BYTES
+        replies = bytearray(READ_REPLY_BYTES * count)
+        length = lib.engine_read_frame(
+            self._engine,
+            body,
+            count,
+            ffi.from_buffer("struct engine_grant[]", allowed),
+            len(grants),
+            ffi.from_buffer("uint8_t[]", data, require_writable=True),
+            len(data),
+            ffi.from_buffer(replies),
+        )
+        return FrameAnswer(replies, length) if length >= 0 else None
 
     async def verify(self, target: TargetId, chunk: ChunkId) -> ThreefsError | None:
         content = buffer(CHUNK_BYTES_MAX if (meta := (await self.query(target, [chunk]))[0]) is None else meta.length)

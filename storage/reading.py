@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from threefs.common.errors import ChecksumMismatch, Corrupt, NotCommitted, NotServing, ThreefsError
 from threefs.common.ids import ChunkId
@@ -21,6 +22,8 @@ from threefs.storage import metrics
 from threefs.storage.engine import DiskFailed, ReadOp, ReadResult
 from threefs.storage.replica import Place, check_serving, check_version
 from threefs.storage.targets import Disk, LocalTarget, TargetSet
+
+AT_ONCE_BYTES_MAX: Final = 1 << 20  # asked for in one frame; 100 us of the event loop. Larger ones go through a thread
 
 OnDamage = Callable[[LocalTarget, Place, ChunkId], None]
 _Where = tuple[LocalTarget, Place] | ThreefsError
@@ -35,6 +38,31 @@ class Reader:
         self._on_damage = on_damage
 
     async def read(self, request: Request) -> Reply:
+        return self._read_at_once(request.body) or await self._read_each(request)
+
+    def _read_at_once(self, body: bytes) -> Reply | None:
+        """The reply if the engine of one disk has all that is asked for at hand; no work per element in Python."""
+        try:
+            places = {key: self._place(*key) for key in data_plane.read_keys(body)}
+        except (data_plane.Malformed, ThreefsError):
+            return None  # the ordinary way says what is wrong, element by element
+        disks = {target.disk.index: target.disk for target, _ in places.values()}
+        asked = data_plane.read_bytes(body)
+        if len(disks) != 1 or asked > AT_ONCE_BYTES_MAX or self._is_fenced():
+            return None
+        grants = [
+            (target, chain, version, found.is_authority) for (target, chain, version), (_, found) in places.items()
+        ]
+        [disk] = disks.values()
+        data = buffer(asked)
+        answer = disk.engine.read_frame(body, data, grants)
+        if answer is None:
+            return None
+        metrics.READ_OPS.inc(len(answer.replies) // data_plane.READ_REPLY_BYTES)
+        metrics.READ_BYTES.inc(answer.data_bytes)
+        return Reply(bytes(answer.replies), (data[: answer.data_bytes],))
+
+    async def _read_each(self, request: Request) -> Reply:
         try:
             items = data_plane.unpack_reads(request.body)
         except data_plane.Malformed as exc:
@@ -55,17 +83,18 @@ class Reader:
             where = known.get(key)
             if where is None:
                 try:
-                    where = self._check(item)
+                    where = self._place(*key)
                 except ThreefsError as exc:
                     where = exc
                 known[key] = where
             found.append(where)
         return found
 
-    def _check(self, item: ReadRequest) -> tuple[LocalTarget, Place]:
-        target = self._targets.find(item.target)
-        place = self._targets.place(target, item.chain)
-        check_version(place, item.chain_version)
+    def _place(self, target_id: int, chain: int, chain_version: int) -> tuple[LocalTarget, Place]:
+        """A target of this daemon and its place in the chain; raises why it may not be read under this version."""
+        target = self._targets.find(target_id)
+        place = self._targets.place(target, chain)
+        check_version(place, chain_version)
         check_serving(place, target.life.phase)
         return target, place
 

@@ -17,7 +17,9 @@ from tests.native.recorder import power_loss
 
 from threefs.common.errors import ChecksumMismatch, Conflict, Corrupt, NoSpace
 from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, InodeId, TargetId
+from threefs.native.buffers import buffer
 from threefs.native.checksum import crc32c
+from threefs.proto import data_plane
 from threefs.storage.engine import Commit, DiskFailed, ReadOp, Update, UpdateKind, UpdateResult, unit_bytes
 from threefs.storage.native_engine import EngineOptions, NativeEngine
 
@@ -325,6 +327,60 @@ def test_a_device_error_fails_the_disk(tmp_path: Path, tmp_path_factory: pytest.
     )
     assert run.returncode == 0, run.stderr
     assert "Input/output error" in run.stdout
+
+
+def frame_of(reads: list[tuple[int, int, int]], *, flags: int = 0, version: int = 9) -> bytes:
+    """A read frame of (chunk number, offset, bytes)."""
+    return data_plane.pack_reads(
+        [
+            data_plane.ReadRequest(TARGET, 5, flags, version, chunk(number).pack(), offset, length)
+            for number, offset, length in reads
+        ]
+    )
+
+
+def test_a_frame_is_answered_at_once_or_not_at_all(tmp_path: Path) -> None:
+    grant = [(int(TARGET), 5, 9, False)]
+
+    async def body() -> None:
+        async with opened(tmp_path) as engine:
+            contents = {number: noise(20_000 + number, number) for number in range(70)}
+            for number, data in contents.items():
+                await put(engine, number, data)
+            draw = Random(3)
+            reads = [(number % 72, draw.randrange(21_000), draw.randrange(1, 9000)) for number in range(72)]
+            data = buffer(sum(length for _, _, length in reads))
+            frame = frame_of(reads)
+            assert data_plane.read_keys(frame) == {(TARGET, 5, 9)}
+            assert data_plane.read_bytes(frame) == len(data)
+            assert engine.read_frame(frame, data, grant) is None, "nothing is in the page cache yet"
+            for number in contents:
+                await engine.read([ReadOp(TARGET, chunk(number), 0, memoryview(bytearray(30_000)))])
+            answer = engine.read_frame(frame, data, grant)
+            assert answer is not None
+            replies, messages = data_plane.unpack_read_replies(bytes(answer.replies), len(reads), answer.data_bytes)
+            at = 0
+            for (number, offset, length), reply in zip(reads, replies, strict=True):
+                expected = contents.get(number, b"")[offset : offset + length]
+                assert data[at : at + reply.bytes] == expected
+                assert (reply.status, reply.crc32c) == (0, crc32c(expected))
+                assert reply.version == (number in contents)
+                at += reply.bytes
+            assert at == answer.data_bytes
+            assert not any(messages)
+
+            assert engine.read_frame(frame_of([(0, 0, 9)], version=8), data, grant) is None
+            assert engine.read_frame(frame_of([(0, 0, 9)]), data[:8], grant) is None
+            await stage(engine, 0, b"pending", version=2)
+            one = frame_of([(0, 0, 9)])
+            assert engine.read_frame(one, data, grant) is None
+            assert engine.read_frame(frame_of([(0, 0, 9)], flags=data_plane.READ_RELAXED), data, grant) is not None
+            assert engine.read_frame(one, data, [(TargetId(9), 1, 1, True), (TARGET, 5, 9, True)]) is not None
+            assert bytes(data[:9]) == contents[0][:9]
+            flip(tmp_path / "blocks-64k", 65536 + 100)
+            assert engine.read_frame(frame_of([(1, 0, 9)]), data, grant) is None
+
+    asyncio.run(body())
 
 
 def test_memory_does_not_grow_with_the_number_of_chunks(tmp_path: Path) -> None:
