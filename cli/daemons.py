@@ -11,7 +11,6 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import Field
@@ -29,7 +28,7 @@ from threefs.fuse.config import MountConfig
 from threefs.meta.config import MetaConfig
 from threefs.mgmtd.config import MgmtdConfig
 from threefs.proto.core_rpc import Core
-from threefs.storage.config import DiskConfig, StorageConfig
+from threefs.storage.config import StorageConfig
 
 
 class ProcessConfig(Config):
@@ -130,21 +129,18 @@ async def build_meta(config: MetaFile, world: World) -> Daemon:
 
 
 async def build_storage(config: StorageFile, world: World) -> Daemon:
-    from threefs.storage.native_engine import EngineOptions, NativeEngine
+    from threefs.storage.disks import OpenDisk
     from threefs.storage.server import StorageServer
-
-    async def open_disk(index: int, disk: DiskConfig) -> NativeEngine:
-        options = EngineOptions(capacity_bytes=disk.capacity_bytes)
-        return await NativeEngine.open(Path(disk.path), options)
 
     return StorageServer(
         config,
         runtime=world.runtime,
         carrier=world.carrier,
-        open_engine=open_disk,
+        open_engine=OpenDisk(config),
         hostname=socket.gethostname(),
         pid=os.getpid(),
-        extra_handlers=world.handlers,
+        release=RELEASE,
+        handlers=world.handlers,
     )
 
 

@@ -218,10 +218,11 @@ class OpenInode:
         return LengthHint(self._stored_end, self._inode.truncate_version, self._mtime_us)
 
     def unreported(self) -> LengthHint | None:
-        """A hint for the periodic report if storage has more than meta was told."""
+        """A hint for the periodic report if storage has more than meta was told. The time is left to `sync`: nobody
+        waits for a report, so it may come after a time that a user sets."""
         if self._length_unknown or self._stored_end <= self._reported_end:
             return None
-        return LengthHint(self._stored_end, self._inode.truncate_version, self._mtime_us)
+        return LengthHint(self._stored_end, self._inode.truncate_version)
 
     def note_reported(self, hint: LengthHint | None) -> None:
         """Meta has answered to `hint`."""
@@ -233,7 +234,7 @@ class OpenInode:
         if hint.truncate_version == self._inode.truncate_version:
             self._reported_end = max(self._reported_end, hint.length)
         if hint.mtime_us == self._mtime_us:
-            self._mtime_us = 0
+            self._mtime_us = 0  # no write since
 
     async def sync(self, user: Credentials | None = None) -> None:
         """Data on stable storage, length and time of the last write in meta's record. Raises what a write behind

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-REQUESTS = Counter("threefs_fuse_requests_total", "Requests of the kernel, by operation", ["operation"])
 ERRORS = Counter(
     "threefs_fuse_errors_total", "Requests answered with an error, by operation and errno", ["operation", "errno"]
 )

@@ -64,14 +64,6 @@ _BY_NUMBER: Final = {number: _HANDLERS[name] for number, name in OPERATIONS.item
 DRAIN_S_MAX: Final = 10.0  # a clean end waits so long for requests that are being worked on
 
 
-class _Instruments:
-    """The metric children of one operation, looked up once."""
-
-    def __init__(self, name: str) -> None:
-        self.count = metrics.REQUESTS.labels(name)
-        self.seconds = metrics.SECONDS.labels(name)
-
-
 class Mount:
     def __init__(self, config: MountConfig, *, runtime: Runtime, meta: MetaClient, files: FileTable) -> None:
         self._config = config
@@ -79,7 +71,7 @@ class Mount:
         self._meta = meta
         self._files = files
         self._running: dict[int, tuple[asyncio.Task[None], float]] = {}
-        self._instruments = {number: _Instruments(name) for number, name in OPERATIONS.items()}
+        self._seconds = {number: metrics.SECONDS.labels(name) for number, name in OPERATIONS.items()}
         self._credentials = CredentialsCache(runtime.now, token=config.token, groups_s_max=config.group_cache_s)
         self.path = ""  # where it is mounted, once it is
         self.ended = asyncio.Event()  # the kernel closed the connection: somebody unmounted
@@ -142,20 +134,18 @@ class Mount:
 
     def _drain(self) -> None:
         """Called when the bridge has something: starts a task for each request."""
-        requests = self._bridge.take()
+        requests, loop = self._bridge.take(), asyncio.get_running_loop()
         for request in requests:
             if request.operation == INTERRUPT:
                 self._interrupt(request.id)
                 self._bridge.free_notice(request)
             else:
-                task = self._runtime.spawn(self._serve(request), name=OPERATIONS[request.operation])
-                self._running[request.id] = (task, self._runtime.now())
+                self._running[request.id] = (loop.create_task(self._serve(request)), self._runtime.now())
         if len(requests) < BATCH and self._bridge.ended:
             self.ended.set()
-            asyncio.get_running_loop().remove_reader(self._event_fd)
+            loop.remove_reader(self._event_fd)
 
     async def _serve(self, request: Request) -> None:
-        instruments = self._instruments[request.operation]
         number, operation = request.id, request.operation
         try:
             await _BY_NUMBER[operation](self._context, request)
@@ -173,8 +163,7 @@ class Mount:
                 _log.error("%s was not answered; this is a bug", OPERATIONS[operation])
                 request.reply_error(errno.EIO)
             _, began_s = self._running.pop(number)
-            instruments.count.inc()
-            instruments.seconds.observe(self._runtime.now() - began_s)
+            self._seconds[operation].observe(self._runtime.now() - began_s)
 
     def _answer_error(self, request: Request, operation: int, number: int) -> None:
         metrics.ERRORS.labels(OPERATIONS[operation], errno.errorcode.get(number, str(number))).inc()

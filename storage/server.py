@@ -49,7 +49,8 @@ class StorageServer:
         open_engine: OpenEngine,
         hostname: str = "",
         pid: int = 0,
-        extra_handlers: Mapping[int, Handler] | None = None,
+        release: str = "",
+        handlers: Mapping[int, Handler] | None = None,  # served along (the Core service)
     ) -> None:
         self.config = config
         self.address = config.listen
@@ -58,7 +59,8 @@ class StorageServer:
         self._open_engine = open_engine
         self._hostname = hostname
         self._pid = pid
-        self._extra_handlers = dict(extra_handlers or {})
+        self._release = release
+        self._handlers = dict(handlers or {})
         self._transport = carrier.transport()
         self._mgmtd = MgmtdClient(runtime, self._transport, config.mgmtd)
         self.routing = RoutingClient(runtime, self._transport, config.mgmtd)
@@ -81,7 +83,12 @@ class StorageServer:
         await self._server.start()
         self.address = self._server.address
         self.heartbeat = HeartbeatAgent(
-            self._runtime, self._mgmtd, self._node(), cluster_id=self.config.cluster_id, targets=self.targets.statuses
+            self._runtime,
+            self._mgmtd,
+            self._node(),
+            cluster_id=self.config.cluster_id,
+            release=self._release,
+            targets=self.targets.statuses,
         )
         await self._check_disks()
         self.targets.follow()
@@ -113,7 +120,7 @@ class StorageServer:
         reader = Reader(targets, is_fenced=self._is_fenced, on_damage=repairer.report)
         data = DataService(runtime, routing, targets, reader, self._replicator, self.config)
         control = StorageService(routing, targets, self._replicator, repairer)
-        handlers = {**self._extra_handlers, **data.handlers(), **bind(control, Storage)}
+        handlers = {**self._handlers, **data.handlers(), **bind(control, Storage)}
         self._server = self._carrier.server(self.config.listen, handlers)
 
     async def stop(self) -> None:

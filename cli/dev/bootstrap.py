@@ -65,12 +65,28 @@ async def bring_up(spec: ClusterSpec, check: Callable[[], None], *, timeout_s: f
 
     `check` is called while waiting and raises if a daemon has ended.
     """
+    while not await _answers(spec.mgmtd_addresses()):
+        check()
+        await asyncio.sleep(0.05)
     async with connected(spec.mgmtd_addresses(), timeout_s=timeout_s) as session:
         wanted = [NodeId(d.node_id) for d in spec.daemons if d.role in ("mgmtd", "meta", "storage")]
         await _wait(session, lambda routing: _nodes_alive(routing, wanted), check, timeout_s, "all daemons")
         if not session.routing.routing.chains:
             await _make_chains(session, spec)
         await _wait(session, all_serving, check, timeout_s, "all chains")
+
+
+async def _answers(addresses: list[str]) -> bool:
+    """Does any of them accept connections?"""
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        try:
+            _, writer = await asyncio.open_connection(host, int(port))
+        except OSError:
+            continue
+        writer.close()
+        return True
+    return False
 
 
 async def _wait(

@@ -7,7 +7,7 @@ that sees it twice carries it out once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
 
@@ -23,13 +23,9 @@ from threefs.common.runtime.interface import Runtime
 from threefs.proto import meta_pb2 as pb
 from threefs.proto.rpc import Method
 
+LAST_ATTEMPT_S_MIN: Final = 0.05
 ReplyT = TypeVar("ReplyT", bound=Message)
 MetaNodes = Callable[[], Sequence[MetaNode]]
-
-
-class HasHeader(Protocol):
-    @property
-    def header(self) -> pb.Header: ...
 
 
 def fixed_nodes(addresses: Sequence[str]) -> MetaNodes:
@@ -102,15 +98,15 @@ class MetaCaller:
             preferred = self._preferred
             try:
                 address = self._address(inode, moved)
-                limit_s = max(min(attempt_s or self._attempt_s, retry.left_s), 0.001)
+                limit_s = min(attempt_s or self._attempt_s, retry.left_s)
                 return await invoke(self._transport, address, method, message, timeout_s=limit_s)
             except (Timeout, Unreachable) as exc:
                 moved += 1
                 if inode is None and self._preferred == preferred:  # else another request has moved it already
                     self._preferred += 1
-                await retry.pause(exc)
+                await _pause(retry, exc)
             except ThreefsError as exc:
-                await retry.pause(exc)
+                await _pause(retry, exc)
 
     def _address(self, inode: int | None, moved: int) -> str:
         nodes = self._nodes()
@@ -120,3 +116,10 @@ class MetaCaller:
             return nodes[0].address
         first = self._preferred if inode is None else owner(inode, [node.id for node in nodes]) + moved
         return nodes[first % len(nodes)].address
+
+
+async def _pause(retry: Retry, error: ThreefsError) -> None:
+    """Waits before the next attempt; raises `error` if there is no time left for one that means anything."""
+    await retry.pause(error)
+    if retry.left_s < LAST_ATTEMPT_S_MIN:
+        raise error

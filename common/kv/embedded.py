@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import struct
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,7 @@ _PAIR: Final = struct.Struct("<II")
 _GROUP_KEY: Final = b"\xffgroup"  # above every key that a transaction may use
 _FORMAT_KEY: Final = b"\xffformat"
 _FORMAT: Final = b"threefs-kv 1"
+_FILE: Final = "data.mdb"  # LMDB's name for it
 
 
 def encode_operation(kind: int, key: bytes, value: bytes = b"") -> bytes:
@@ -113,14 +115,14 @@ class EmbeddedEngine(KvEngine):
             raise KvUnavailable(f"cannot create {folder}: {exc.strerror}; fix kv.path") from exc
         owner = OwnerLock(folder)
         try:
-            store = ffi.new("kv_store **")
-            check(lib.kv_open(os.fsencode(folder), map_bytes_max, SNAPSHOTS_MAX, store), f"opening store {folder}")
+            if not (folder / _FILE).exists():
+                _create(folder)
+            store = _open_raw(folder, map_bytes_max)
             try:
-                _check_format(store[0], folder)
-                _sync_folder(folder)
-                return cls(runtime, folder, store[0], owner)
+                _check_format(store, folder)
+                return cls(runtime, folder, store, owner)
             except BaseException:
-                lib.kv_close(store[0])
+                lib.kv_close(store)
                 raise
         except BaseException:
             owner.release()
@@ -144,11 +146,11 @@ class EmbeddedEngine(KvEngine):
         self._owner.release()
 
     def _read_group(self) -> int:
-        snapshot, group = self._open_raw()
+        snapshot, group = self._open_snapshot()
         lib.kv_snapshot_close(snapshot)
         return group
 
-    def _open_raw(self) -> tuple[Any, int]:
+    def _open_snapshot(self) -> tuple[Any, int]:
         snapshot, group = ffi.new("kv_snapshot **"), ffi.new("uint64_t *")
         check(lib.kv_snapshot_open(self._store, snapshot, group), f"reading store {self.folder}")
         return snapshot[0], int(group[0])
@@ -157,7 +159,7 @@ class EmbeddedEngine(KvEngine):
         """An LMDB snapshot and the version that it is at; `close_snapshot` gives it back."""
         if self._store is None:
             raise KvUnavailable(f"store {self.folder} is closed")
-        raw, group = self._open_raw()
+        raw, group = self._open_snapshot()
         self.snapshots[transaction] = None
         return raw, (group + 1 << _ORDER_BITS) - 1
 
@@ -335,32 +337,49 @@ def _decode_pairs(raw: Any, pairs: list[KeyValue]) -> None:
         pairs.append((data[value_at - key_bytes : value_at], data[value_at:at]))
 
 
+def _open_raw(folder: Path, map_bytes: int) -> Any:
+    store = ffi.new("kv_store **")
+    check(lib.kv_open(os.fsencode(folder), map_bytes, SNAPSHOTS_MAX, store), f"opening store {folder}")
+    return store[0]
+
+
+def _create(folder: Path) -> None:
+    """Makes a new store aside and moves it to its place, because LMDB does not sync a new file's first pages."""
+    aside = folder / "creating"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    store = _open_raw(aside, 1 << 20)
+    batch, group = encode_operation(lib.KV_SET, _FORMAT_KEY, _FORMAT), ffi.new("uint64_t *")
+    code = lib.kv_commit(store, batch, len(batch), group)
+    lib.kv_close(store)
+    check(code, f"creating store {folder}")
+    _sync(aside / _FILE)
+    (aside / _FILE).rename(folder / _FILE)
+    shutil.rmtree(aside)
+    _sync(folder)
+    _sync(folder.parent)
+
+
 def _check_format(store: Any, folder: Path) -> None:
-    """Marks a new store; Corrupt for one that another program or a later release wrote."""
+    """Corrupt for a store that another program or a later release wrote."""
     snapshot, group = ffi.new("kv_snapshot **"), ffi.new("uint64_t *")
     check(lib.kv_snapshot_open(store, snapshot, group), f"opening store {folder}")
-    value, size, used, more = ffi.new("const uint8_t **"), ffi.new("size_t *"), ffi.new("size_t *"), ffi.new("int *")
+    value, size = ffi.new("const uint8_t **"), ffi.new("size_t *")
     try:
         check(lib.kv_get(snapshot[0], _FORMAT_KEY, len(_FORMAT_KEY), value, size), f"opening store {folder}")
         found = None if value[0] == ffi.NULL else bytes(ffi.buffer(value[0], size[0]))
-        probe = ffi.new("uint8_t[]", SCAN_BYTES)
-        check(lib.kv_scan(snapshot[0], b"", 0, b"\xff", 1, 1, 0, probe, SCAN_BYTES, used, more), "opening")
     finally:
         lib.kv_snapshot_close(snapshot[0])
-    if found is None and not used[0]:
-        batch = encode_operation(lib.KV_SET, _FORMAT_KEY, _FORMAT)
-        check(lib.kv_commit(store, batch, len(batch), group), f"creating store {folder}")
-    elif found != _FORMAT:
+    if found != _FORMAT:
         raise Corrupt(
             f"{folder} is no store of this release: its format is {found!r}, not {_FORMAT!r}; name another kv.path"
         )
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes the names of a new store's files durable, and that of its folder."""
-    for path in (folder, folder.parent):
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+def _sync(path: Path) -> None:
+    """Makes a file, or the names in a folder, durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -13,11 +13,13 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from tests.mount import user_process
 
 USERS = {"ann": (61001, 61001, [61100]), "bob": (61002, 61002, [61100])}  # uid, gid, groups: one shared
@@ -254,3 +256,26 @@ def compare(before: Snapshot, now: Snapshot) -> dict[str, tuple[Any, ...]]:
         changed = ("new",) if old is None else (mtime != old[2], ctime != old[3])
         view[path] = (attributes, content[:200], len(content), changed)
     return view
+
+
+def compare_with_local(mounted: Path, *, examples: int, steps: int) -> None:
+    """Runs the machine: AssertionError with the shortest sequence of operations that differs. Everybody may write
+    in `mounted`."""
+    people = {name: User(name) for name in USERS}
+    try:
+        with tempfile.TemporaryDirectory(prefix="3fs-local-") as local:
+            Path(local).chmod(0o755)
+            machine = type("Machine", (PosixMachine,), {"mounted": mounted, "local": Path(local), "users": people})
+            chosen = settings(
+                max_examples=examples,
+                stateful_step_count=steps,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                print_blob=False,
+            )
+            run_state_machine_as_test(machine, settings=chosen)  # type: ignore[no-untyped-call]
+        assert machine.performed >= examples * 5  # type: ignore[attr-defined]
+        assert machine.succeeded >= machine.performed // 20  # type: ignore[attr-defined]
+    finally:
+        for user in people.values():
+            user.close()

@@ -8,8 +8,10 @@ replays exactly what the test with this seed did, and exits 1 if a checker objec
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -58,7 +60,8 @@ def run_seed(
         try:
             world.simulation.run(_main(world, report, seconds, think_s))
         except AssertionError as exc:
-            report.problems.insert(0, str(exc))
+            cause = traceback.format_exception(exc.__cause__) if exc.__cause__ is not None else []
+            report.problems.insert(0, "\n".join([str(exc), *cause]))
     report.virtual_s = world.simulation.loop.time()
     report.events, report.digest = world.simulation.events, world.simulation.digest()
     report.trace = world.simulation.trace
@@ -143,7 +146,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300.0, help="virtual seconds of faults")
     parser.add_argument("--ablate", choices=["", *ABLATIONS], default="", help="switch a safeguard off")
     parser.add_argument("--trace", action="store_true", help="print every event")
+    parser.add_argument("--log", action="store_true", help="print what the daemons log")
     arguments = parser.parse_args()
+    logging.disable(logging.NOTSET if arguments.log else logging.CRITICAL)
     report = run_seed(arguments.seed, seconds=arguments.seconds, trace=arguments.trace, ablate=arguments.ablate)
     for line in report.trace:
         print(line)

@@ -16,7 +16,7 @@ from threefs.client.filesystem import FileSystem
 from threefs.client.meta.client import MetaClient
 from threefs.client.meta.transport import routed_nodes
 from threefs.client.routing import ClientSessionAgent, MgmtdClient, RoutingClient
-from threefs.client.storage.client import RoutedStorageClient
+from threefs.client.storage.client import ChainStorageClient
 from threefs.common.errors import ThreefsError
 from threefs.common.ids import ChainId, ChainTableId, ClientId, NodeId, TargetId
 from threefs.common.kv.memory import MemoryEngine, MemoryFaults, MemoryStore
@@ -182,7 +182,7 @@ class MetaProcess(Process):
             runtime=runtime,
             carrier=self.world.network.carrier(runtime, self.name),
             engine=self.engine,
-            make_storage=lambda routing, transport: RoutedStorageClient(runtime, transport, routing, client_id),
+            make_storage=lambda routing, transport: ChainStorageClient(runtime, transport, routing, client=client_id),
         )
         await self.server.start()
 
@@ -205,9 +205,12 @@ class StorageProcess(Process):
         self.server: StorageServer | None = None
 
     async def boot(self, runtime: SimulatedRuntime) -> None:
-        engine = SimulatedEngine(runtime, self.disk)
-        for target in self.world.targets_of(self.node):
-            await engine.create_target(target)
+        async def open_engine(index: int, disk: DiskConfig) -> SimulatedEngine:
+            engine = SimulatedEngine(runtime, self.disk)
+            for target in self.world.targets_of(self.node):
+                await engine.create_target(target)
+            return engine
+
         self.server = StorageServer(
             StorageConfig(
                 node_id=self.node,
@@ -217,7 +220,7 @@ class StorageProcess(Process):
             ),
             runtime=runtime,
             carrier=self.world.network.carrier(runtime, self.name),
-            engines=[engine],
+            open_engine=open_engine,
         )
         await self.server.start()
 
@@ -237,7 +240,7 @@ class ClientProcess(Process):
     def __init__(self, world: World, number: int) -> None:
         super().__init__(world, f"client{number}")
         self.number = number
-        self.storage: RoutedStorageClient | None = None
+        self.storage: ChainStorageClient | None = None
         self.files: FileSystem | None = None
         self.session: ClientSessionAgent | None = None
 
@@ -248,7 +251,7 @@ class ClientProcess(Process):
         client_id = ClientId(runtime.uuid())
         self.session = ClientSessionAgent(runtime, routing.mgmtd, client_id, hostname=self.name)
         await self.session.start()
-        self.storage = RoutedStorageClient(runtime, transport, routing, client_id)
+        self.storage = ChainStorageClient(runtime, transport, routing, client=client_id)
         nodes = routed_nodes(lambda: routing.routing)
         self.files = FileSystem(runtime, MetaClient(runtime, transport, nodes, client_id), self.storage)
         if self.world.workload is not None:

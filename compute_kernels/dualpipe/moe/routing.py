@@ -24,7 +24,8 @@ def route(expert: torch.Tensor, num_experts: int, capacity: int) -> Route:
     """First come, first served: `expert` is [tokens, k]."""
     flat = expert.reshape(-1)
     order = torch.argsort(flat, stable=True)
-    per_expert = torch.bincount(flat, minlength=num_experts)
+    per_expert = torch.zeros(num_experts, dtype=torch.int64, device=flat.device)
+    per_expert.scatter_add_(0, flat, torch.ones_like(flat))  # bincount would make the host wait for the GPU
     first = per_expert.cumsum(0) - per_expert
     position = torch.empty_like(flat)
     position[order] = torch.arange(flat.numel(), device=flat.device) - first[flat[order]]

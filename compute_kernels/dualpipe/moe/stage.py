@@ -121,12 +121,12 @@ class MoEStage(nn.Module):
         attend_input = _leaf(value)
         with record_function(f"layer{index}.attend.forward"):
             attended, path = layer.attend(attend_input)
-        arriving = self._start("dispatch", attended.rows.detach())
+        arriving = self._start(f"layer{index}.dispatch.forward", attended.rows.detach())
         yield
         expert_input = _leaf(arriving.wait())
         with record_function(f"layer{index}.expert.forward"):
             expert_output = layer.expert(expert_input)
-        returning = self._start("combine", expert_output.detach())
+        returning = self._start(f"layer{index}.combine.forward", expert_output.detach())
         yield
         merge_inputs = (_leaf(attended.residual), _leaf(attended.weights), _leaf(returning.wait()))
         with record_function(f"layer{index}.merge.forward"):
@@ -146,11 +146,11 @@ class MoEStage(nn.Module):
         with record_function(f"layer{index}.merge.backward"):
             torch.autograd.backward(layer.merged, gradient)
         residual, weights, rows = (_gradient(value) for value in layer.merge_inputs)
-        arriving = self._start("combine.backward", rows)
+        arriving = self._start(f"layer{index}.combine.backward", rows)
         yield
         with record_function(f"layer{index}.expert.backward"):
             torch.autograd.backward(layer.expert_output, arriving.wait())
-        returning = self._start("dispatch.backward", _gradient(layer.expert_input))
+        returning = self._start(f"layer{index}.dispatch.backward", _gradient(layer.expert_input))
         yield
         packed = returning.wait()
         with record_function(f"layer{index}.attend.backward"):
