@@ -171,6 +171,41 @@ def test_a_full_disk_refuses_writes_harms_nothing_and_recovers(small_disk: Path)
     asyncio.run(body())
 
 
+def test_space_goes_from_one_block_size_to_another(small_disk: Path) -> None:
+    """96 MiB are full of 64 KiB blocks, then of 4 MiB blocks, then of 64 KiB blocks again."""
+
+    async def fill(engine: NativeEngine, chunk_bytes: int, first: int) -> int:
+        data = memoryview(noise(chunk_bytes))
+        for number in range(first, first + 2000):
+            wanted = Update(
+                TARGET, chunk(number), UpdateKind.WRITE, chunk_bytes, ChunkVersion(1), ChainVersion(1), data=data
+            )
+            [result] = await engine.stage([wanted])
+            if result.error:
+                assert isinstance(result.error, NoSpace)
+                break
+            await commit(engine, number)
+        for gone in range(first, number):
+            [removal] = await engine.stage(
+                [Update(TARGET, chunk(gone), UpdateKind.REMOVE, chunk_bytes, ChunkVersion(2), ChainVersion(1))]
+            )
+            assert removal.error is None
+            await commit(engine, gone, version=2)
+        await engine.sync()
+        assert engine.audit() == ""
+        return (number - first) * chunk_bytes
+
+    async def body() -> None:
+        filled = []
+        for round, chunk_bytes in enumerate((65536, 4 * MIB, 65536)):
+            async with opened(small_disk, flush_delay_s=0.01) as engine:
+                filled.append(await fill(engine, chunk_bytes, round * 10_000))
+                assert (await engine.space()).used_bytes == 0
+        assert min(filled) >= 48 * MIB, filled
+
+    asyncio.run(body())
+
+
 def test_a_disk_filled_by_others_leaves_room_for_removals(small_disk: Path) -> None:
     async def body() -> None:
         async with opened(small_disk, flush_delay_s=0.01) as engine:
@@ -292,6 +327,28 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskFailed, match="Not a directory"):
         asyncio.run(NativeEngine.open(tmp_path / "file"))
+
+
+def test_a_cancelled_caller_leaves_its_operation_running(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with opened(tmp_path) as engine:
+            task = asyncio.create_task(stage(engine, 0, noise(MIB)))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await engine.sync()
+            await commit(engine, 0)
+            assert await engine.verify(TARGET, chunk(0)) is None
+            late = asyncio.create_task(stage(engine, 1, noise(MIB)))
+            await asyncio.sleep(0)
+            late.cancel()
+        with pytest.raises(DiskFailed, match="closed"):
+            await engine.space()
+        async with opened(tmp_path) as engine:
+            assert (engine.recovery.chunks, engine.recovery.pending) == (1, 1)
+
+    asyncio.run(body())
 
 
 FAILING = """
