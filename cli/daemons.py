@@ -139,7 +139,8 @@ async def build_storage(config: StorageFile, world: World) -> Daemon:
         open_engine=OpenDisk(config),
         hostname=socket.gethostname(),
         pid=os.getpid(),
-        extra_handlers=world.handlers,
+        release=RELEASE,
+        handlers=world.handlers,
     )
 
 

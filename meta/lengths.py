@@ -136,7 +136,7 @@ async def cut(env: Environment, inode: Inode, length: int, *, written: bool) -> 
     layout = inode.layout
     assert layout is not None, f"file {inode.id:#x} has no layout"
     first = -(-length // layout.chunk_bytes)
-    chains = used_chains(inode, first=first, whole=written)
+    chains = used_chains(inode, first=first, whole=written) if first <= CHUNK_INDEX_MAX else []
     await asyncio.gather(*(remove_chunks(env, chain, inode.id, first) for chain in chains))
     tail = length % layout.chunk_bytes
     if tail and (written or length < inode.length):
@@ -149,7 +149,9 @@ async def remove_chunks(env: Environment, chain: ChainId, inode: InodeId, first:
     """Removes an inode's chunks from `first` on from one chain; returns how many there were."""
     total = 0
     while True:
-        removed = await env.storage.remove_chunks(chain, inode, first=first, last=CHUNK_INDEX_MAX, limit=_REMOVE_BATCH)
+        removed = await env.storage.remove_chunks(
+            chain, inode, first=first, last=CHUNK_INDEX_MAX + 1, limit=_REMOVE_BATCH
+        )
         total += removed
         if removed < _REMOVE_BATCH:
             return total

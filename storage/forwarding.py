@@ -76,6 +76,7 @@ class Forwarder:
         """Where an op goes by the newest map: on to a successor, or nowhere since this is the tail."""
         try:
             place = self._targets.place(op.target, op.chain)
+            _check_episode(op)
             address = self._routing.routing.target_address(place.successor) if place.successor is not None else ""
         except (ThreefsError, KeyError) as exc:
             op.unsure = True
@@ -157,6 +158,13 @@ class Forwarder:
             await op.target.engine.abort(op.target.id, op.chunk, op.version)
         except ThreefsError as exc:
             _log.warning("cannot abort version %d of chunk %s: %s", op.version, op.chunk, exc)
+
+
+def _check_episode(op: Op) -> None:
+    """NotServing if the target fell behind its chain since it admitted the update: it may be a member again by the
+    newest map, even the last one, but what it had staged before says nothing about that chain."""
+    if op.target.episode != op.episode:
+        raise NotServing("it fell behind since it admitted the update")
 
 
 def _take_success(op: Op, answer: data_plane.UpdateReply) -> None:

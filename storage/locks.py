@@ -53,7 +53,7 @@ class ChunkLocks:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._release(key)  # the turn had come
-            else:
+            elif turn in waiting:
                 waiting.remove(turn)
             raise
 

@@ -80,6 +80,7 @@ class Replicator:
         if self._is_fenced():
             raise NotServing("this daemon cannot reach mgmtd: it takes no updates")
         place = self._targets.place(op.target, op.chain)
+        op.episode = op.target.episode
         check_version(place, op.seen_version)
         if from_client:
             check_write(place, op.target.life.phase)

@@ -50,6 +50,7 @@ class LocalTarget:
     id: TargetId
     disk: Disk
     life: Life = field(default_factory=Life)
+    episode: int = 0  # grows when what it has may have fallen behind the chain; an update of an older one ends
     channels: Channels = field(default_factory=Channels)
 
     @property
@@ -97,6 +98,10 @@ class TargetSet:
         return found
 
     def place(self, target: LocalTarget, chain: int) -> Place:
+        """By the newest map, which the target's life has taken into account then."""
+        known = self._routing.routing.chains.get(ChainId(chain))
+        if known is not None and known.version != target.life.chain_version:
+            self.follow()
         return place_of(self._routing.routing, ChainId(chain), target.id)
 
     def places(self) -> Iterator[tuple[LocalTarget, Place]]:
@@ -154,6 +159,8 @@ class TargetSet:
         before, target.life = target.life, life
         if life == before:
             return
+        moved = before.phase is Phase.UPTODATE or life.chain_version != before.chain_version
+        target.episode += life.phase is not Phase.UPTODATE and moved
         if life.phase is not before.phase:
             _log.info("target %d: %s -> %s (chain version %d)", target.id, before.phase.name, life.phase.name,
                       life.chain_version)  # fmt: skip

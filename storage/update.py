@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from threefs.client.storage.channels import Ticket
@@ -37,6 +37,7 @@ class Op:
     syncs: bool = False  # this replica is being filled: the update replaces whatever it has
     sender: int = 0
     seen_version: int = 0  # chain version that the sender went by, and that was found equal here
+    episode: int = field(init=False)  # of the target when the update was admitted
     record: Record | None = None
     version: ChunkVersion = ChunkVersion(0)  # of the chunk's new state; the head gives it
     length: int = 0  # of the chunk's new state
@@ -47,6 +48,9 @@ class Op:
     unsure: bool = False  # an attempt to forward ended without a clear answer: the update may live on behind us
     outcome: Outcome | None = None
     error: ThreefsError | None = None
+
+    def __post_init__(self) -> None:
+        self.episode = self.target.episode
 
     @property
     def key(self) -> Key:

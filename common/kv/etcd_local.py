@@ -50,7 +50,7 @@ class EtcdLocal:
 
     def config(self, prefix: str) -> KvConfig:
         """The `[kv]` section of a daemon that uses this cluster."""
-        return KvConfig(engine="etcd", endpoints=self.endpoints, prefix=prefix, transaction_ops_max=self._ops_max)
+        return KvConfig(engine="etcd", endpoints=list(self.endpoints), prefix=prefix, transaction_ops_max=self._ops_max)
 
     def command(self, member: int) -> list[str]:
         """The command line that runs one member in the foreground, for whoever supervises it."""

@@ -21,7 +21,7 @@ class KvConfig(Config):
     engine: Literal["memory", "embedded", "fdb", "etcd"] = "embedded"
     path: str = ""  # embedded: the store's folder
     map_bytes_max: int = Field(64 * 2**30, ge=2**20)  # embedded: how far the map may grow
-    endpoints: tuple[str, ...] = ()  # etcd: host:port of every member
+    endpoints: list[str] = Field(default_factory=list)  # etcd: host:port of every member
     cluster_file: str = ""  # fdb: empty for the client's default place
     prefix: str = ""  # etcd, fdb: put before every key, so that stores can share a cluster; default DEFAULT_PREFIX
     request_timeout_s: float = Field(2.0, gt=0)  # etcd: after this long another member is asked
@@ -45,7 +45,7 @@ async def open_engine(config: KvConfig, runtime: Runtime) -> KvEngine:
             raise UserError("kv.endpoints is not set", 'list the etcd members as "host:port" in the [kv] section')
         return await EtcdEngine.open(
             runtime,
-            config.endpoints,
+            tuple(config.endpoints),
             (config.prefix or DEFAULT_PREFIX).encode(),
             request_timeout_s=config.request_timeout_s,
             ops_max=config.transaction_ops_max,

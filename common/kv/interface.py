@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 from threefs.common.errors import Throttled, Unsupported
 from threefs.common.kv.errors import KvConflict, KvMaybeCommitted, KvTooOld, KvUnavailable
+from threefs.common.kv.metrics import ATTEMPTS, SECONDS
 from threefs.common.runtime.interface import Runtime
 
 T = TypeVar("T")
@@ -113,17 +114,20 @@ class KvEngine(ABC):
         KvMaybeCommitted it runs again although the first attempt may have taken effect.
         Raises the last error once `timeout_s` is over.
         """
-        deadline = self.runtime.now() + timeout_s
+        begun = self.runtime.now()
         delay_s = RETRY_DELAY_S_MIN
         while True:
             transaction = self.begin()
             try:
                 result = await body(transaction)
                 await transaction.commit()
+                ATTEMPTS.labels(self.name, "committed").inc()
+                SECONDS.labels(self.name).observe(self.runtime.now() - begun)
                 return result
-            except RETRIED:
+            except RETRIED as exc:
+                ATTEMPTS.labels(self.name, type(exc).__name__).inc()
                 pause_s = self.runtime.jitter(delay_s, 0.5)
-                if self.runtime.now() + pause_s >= deadline:
+                if self.runtime.now() + pause_s >= begun + timeout_s:
                     raise
             finally:
                 transaction.cancel()

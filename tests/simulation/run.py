@@ -11,6 +11,7 @@ import argparse
 import logging
 import sys
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -59,7 +60,8 @@ def run_seed(
         try:
             world.simulation.run(_main(world, report, seconds, think_s))
         except AssertionError as exc:
-            report.problems.insert(0, str(exc))
+            cause = traceback.format_exception(exc.__cause__) if exc.__cause__ is not None else []
+            report.problems.insert(0, "\n".join([str(exc), *cause]))
     report.virtual_s = world.simulation.loop.time()
     report.events, report.digest = world.simulation.events, world.simulation.digest()
     report.trace = world.simulation.trace

@@ -8,7 +8,7 @@ import pytest
 from tests.storage.conftest import CHAIN, CHUNK_BYTES, Cluster, chunk
 
 from threefs.client.storage.types import ReadIO, WriteIO
-from threefs.common.errors import BadRequest, CODES, NoSpace, StaleRouting
+from threefs.common.errors import CODES, BadRequest, NoSpace, StaleRouting
 from threefs.common.ids import ChunkId, InodeId
 from threefs.native.checksum import crc32c
 from threefs.proto import data_plane
