@@ -43,6 +43,8 @@ class Process:
             )
         self._pid_file.write_text(str(process.pid))
         self._children.append(process)
+        while process.poll() is None and self.pid() is None:  # its command line is there a moment after exec
+            time.sleep(0.001)
         return process.pid
 
     _children: ClassVar[list[subprocess.Popen[bytes]]] = []  # kept, so that those that exit are reaped
