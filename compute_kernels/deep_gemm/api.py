@@ -46,7 +46,9 @@ def gemm_fp8_fp8_bf16_nt(lhs: Quantised, rhs: Quantised, out: torch.Tensor) -> N
     launch_gemm(choose_dense(m, n, k, sms), DENSE, lhs[0], scale_a, *rhs, out, None, sms)
 
 
-def m_grouped_gemm_fp8_fp8_bf16_nt_contiguous(lhs: Quantised, rhs: Quantised, out: torch.Tensor, m_indices: torch.Tensor) -> None:
+def m_grouped_gemm_fp8_fp8_bf16_nt_contiguous(
+    lhs: Quantised, rhs: Quantised, out: torch.Tensor, m_indices: torch.Tensor
+) -> None:
     """out [m, n] = each row of lhs [m, k] times the matrix of its group, rhs ([g, n, k], ...).
 
     `m_indices` int32 [m] names each row's group. A group's rows start at a multiple of 128 and the first row of each
@@ -90,7 +92,11 @@ def _check_recipe(recipe: tuple[int, int, int] | None) -> None:
 
 
 def fp8_gemm_nt(
-    a: Quantised, b: Quantised, d: torch.Tensor, c: torch.Tensor | None = None, recipe: tuple[int, int, int] | None = None
+    a: Quantised,
+    b: Quantised,
+    d: torch.Tensor,
+    c: torch.Tensor | None = None,
+    recipe: tuple[int, int, int] | None = None,
 ) -> None:
     """The current name of `gemm_fp8_fp8_bf16_nt`. `c` (an addend) must be None: the output is bf16."""
     _check_recipe(recipe)
@@ -100,7 +106,11 @@ def fp8_gemm_nt(
 
 
 def m_grouped_fp8_gemm_nt_contiguous(
-    a: Quantised, b: Quantised, d: torch.Tensor, grouped_layout: torch.Tensor, recipe: tuple[int, int, int] | None = None
+    a: Quantised,
+    b: Quantised,
+    d: torch.Tensor,
+    grouped_layout: torch.Tensor,
+    recipe: tuple[int, int, int] | None = None,
 ) -> None:
     """The current name of `m_grouped_gemm_fp8_fp8_bf16_nt_contiguous`."""
     _check_recipe(recipe)

@@ -28,7 +28,9 @@ def _check_values(name: str, values: torch.Tensor, dims: tuple[int, ...]) -> Non
 
 def _check_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...]) -> None:
     _expect(scale.dtype == torch.float32, f"{name} is {scale.dtype}; scales must be torch.float32")
-    _expect(tuple(scale.shape) == shape, f"{name} has shape {tuple(scale.shape)}; for these operands it must be {shape}")
+    _expect(
+        tuple(scale.shape) == shape, f"{name} has shape {tuple(scale.shape)}; for these operands it must be {shape}"
+    )
 
 
 def check_fp8_operands(lhs: Quantised, rhs: Quantised, *, lhs_dims: int, rhs_dims: int) -> tuple[int, int, int]:
@@ -41,7 +43,9 @@ def check_fp8_operands(lhs: Quantised, rhs: Quantised, *, lhs_dims: int, rhs_dim
     _expect(k > 0, "k is 0; there is nothing to multiply")
     _expect(n % 8 == 0, f"n is {n}; it must be a multiple of 8, so that output rows are a multiple of 16 bytes")
     if lhs_dims == 3:
-        _expect(a.shape[0] == b.shape[0], f"lhs has {a.shape[0]} groups and rhs has {b.shape[0]}; both must have the same")
+        _expect(
+            a.shape[0] == b.shape[0], f"lhs has {a.shape[0]} groups and rhs has {b.shape[0]}; both must have the same"
+        )
     _check_scale("lhs scales", scale_a, (*a.shape[:-1], ceil_div(k, K_BLOCK)))
     _check_scale("rhs scales", scale_b, (*b.shape[:-2], ceil_div(n, 128), ceil_div(k, K_BLOCK)))
     _expect(scale_b.is_contiguous(), f"rhs scales have strides {scale_b.stride()}; call .contiguous() first")
@@ -50,7 +54,9 @@ def check_fp8_operands(lhs: Quantised, rhs: Quantised, *, lhs_dims: int, rhs_dim
     return m, n, k
 
 
-def check_output(out: torch.Tensor, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.bfloat16) -> None:
+def check_output(
+    out: torch.Tensor, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.bfloat16
+) -> None:
     _expect(out.dtype == dtype, f"out is {out.dtype}; it must be {dtype}")
     _expect(tuple(out.shape) == shape, f"out has shape {tuple(out.shape)}; it must be {shape}")
     _expect(out.is_contiguous(), f"out has strides {out.stride()}; it must be contiguous")

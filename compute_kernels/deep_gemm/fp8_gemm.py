@@ -77,7 +77,11 @@ class Tiling:
             and (self.turns == 0 or self.math_groups == 2)
             and (self.cluster == 1 or self.split_k == 1)
             and (self.share_a or self.cluster == 1 or self.block_n % 16 == 0)
-            and (self.split_k == 1 or self.stages * self.stage_k * (self.block_m + self.block_n) * K_BLOCK >= self.block_m * (self.block_n + 4) * 4)
+            and (
+                self.split_k == 1
+                or self.stages * self.stage_k * (self.block_m + self.block_n) * K_BLOCK
+                >= self.block_m * (self.block_n + 4) * 4
+            )
         )
 
     def source(self, layout: int) -> KernelSource:
@@ -140,9 +144,7 @@ def launch_gemm(
     map_a = tensor_map(a, (k, all_rows), (k,), (K_BLOCK, tiling.block_m // share_a))
     map_b = tensor_map(b, (k, n * group_count), (k,), (K_BLOCK, tiling.block_n // share_b))
     scale_rows = k_blocks * (group_count if layout == MASKED else 1)
-    map_scale = tensor_map(
-        scale_a, (rows, scale_rows), (scale_a.stride(-1),), (tiling.block_m, 1), swizzle_bytes=0
-    )
+    map_scale = tensor_map(scale_a, (rows, scale_rows), (scale_a.stride(-1),), (tiling.block_m, 1), swizzle_bytes=0)
     launch = launch_shape(tiling, layout, row_blocks, n, group_count, num_sms)
     arguments = (
         map_a,
@@ -166,5 +168,7 @@ def reference_gemm(
     """The product of the dequantised inputs, [m, n] in `dtype`."""
     k = a.shape[-1]
     wide_a = a.to(dtype) * scale_a.to(dtype).repeat_interleave(K_BLOCK, 1)[:, :k]
-    wide_b = b.to(dtype) * scale_b.to(dtype).repeat_interleave(128, 0)[: b.shape[0]].repeat_interleave(K_BLOCK, 1)[:, :k]
+    wide_b = (
+        b.to(dtype) * scale_b.to(dtype).repeat_interleave(128, 0)[: b.shape[0]].repeat_interleave(K_BLOCK, 1)[:, :k]
+    )
     return wide_a @ wide_b.T

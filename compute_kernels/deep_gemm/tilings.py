@@ -25,7 +25,7 @@ _FLOPS_A_CYCLE = 8192.0
 
 def _large_tilings() -> Iterator[Tiling]:
     for block_n in (112, 128, 136):
-        yield Tiling(block_n, math_groups=2, waves=2, stages=4)
+        yield Tiling(block_n, math_groups=2, waves=2, stages=4, turns=1)
     for block_n in (128, 144, 160, 176, 192):
         yield Tiling(block_n, math_groups=2, waves=1, stages=5)
 

@@ -3,7 +3,8 @@
 // CUDA graph; each block first lists the split requests (often none) and then takes rows in turn.
 #include "ptx.cuh"
 
-constexpr u32 kColumns = 128, kTeams = 4, kThreads = kColumns * kTeams;  // a team sums every fourth split
+// TEAMS: threads of a row in teams of 128, each of which sums every TEAMS-th split. One for few splits, four for many.
+constexpr u32 kColumns = 128, kTeams = TEAMS, kThreads = kColumns * kTeams;
 constexpr u32 kPartsMax = 160, kValues = 512;
 #if HALF
 #define PACK pack_fp16
@@ -14,7 +15,7 @@ constexpr u32 kPartsMax = 160, kValues = 512;
 struct Shared {
   float sWeight[kPartsMax];
   float sWarp[kThreads / 32];
-  float4 sSum[kTeams - 1][kColumns];
+  float4 sSum[kTeams][kColumns];
   u32 sRequests[kPartsMax];
   u32 sCount;
 };
@@ -46,12 +47,19 @@ DEVICE float block_sum(float x, float* sWarp) {
 // The part that holds a request's second piece speaks for the request. Warp 0 lists them, in order.
 DEVICE void list_requests(Shared& s, const i32* gPlan, u32 parts) {
   u32 count = 0;
-  for (u32 first = 0; first < parts; first += 32) {
-    const u32 part = first + lane_index();
-    const i32* row = gPlan + part * 8;
-    const bool speaks = part < parts && row[0] <= row[1] && row[4] == 1;
+  int4 rows[kPartsMax / 32];
+  i32 split[kPartsMax / 32];
+#pragma unroll
+  for (u32 i = 0; i < kPartsMax / 32; ++i) {  // all loads first: one wait
+    const u32 part = i * 32 + lane_index();
+    rows[i] = part < parts ? __ldg(reinterpret_cast<const int4*>(gPlan + part * 8)) : make_int4(0, -1, 0, 0);
+    split[i] = part < parts ? __ldg(gPlan + part * 8 + 4) : 0;
+  }
+#pragma unroll
+  for (u32 i = 0; i < kPartsMax / 32; ++i) {
+    const bool speaks = rows[i].x <= rows[i].y && split[i] == 1;
     const u32 all = __ballot_sync(0xffffffffu, speaks);
-    if (speaks) s.sRequests[count + __popc(all & ((1u << lane_index()) - 1))] = row[0];
+    if (speaks) s.sRequests[count + __popc(all & ((1u << lane_index()) - 1))] = rows[i].x;
     count += __popc(all);
   }
   if (lane_index() == 0) s.sCount = count;
@@ -89,11 +97,23 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     const u32 first = gSplits[request], splits = gSplits[request + 1] - first;
     const u64 at = u64(first) * rows_all + row_all;
 
-    const float own = thread < splits ? gPartialLse[at + u64(thread) * rows_all] : -infinity();
-    const float top = block_max(own, s.sWarp);
+    constexpr u32 kOwn = ceil_div(kPartsMax, kThreads);
+    float own[kOwn], top = -infinity(), weight = 0.f;
+#pragma unroll
+    for (u32 i = 0; i < kOwn; ++i) {
+      const u32 split = thread + i * kThreads;
+      own[i] = split < splits ? gPartialLse[at + u64(split) * rows_all] : -infinity();
+      top = fmaxf(top, own[i]);
+    }
+    top = block_max(top, s.sWarp);
     const float shift = top == -infinity() ? 0.f : top;
-    const float weight = exp2_fast(own - shift);
-    if (thread < splits) s.sWeight[thread] = weight;
+#pragma unroll
+    for (u32 i = 0; i < kOwn; ++i) {
+      const u32 split = thread + i * kThreads;
+      const float w = exp2_fast(own[i] - shift);
+      if (split < splits) s.sWeight[split] = w;
+      weight += w;
+    }
     const float total = block_sum(weight, s.sWarp);  // its barriers also publish the weights
 
     float4 sum = sum_splits(s, gPartial, at, rows_all, splits, team, column);

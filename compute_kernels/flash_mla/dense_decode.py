@@ -24,12 +24,21 @@ import torch
 
 from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, tensor_map
 
-__all__ = ["DecodeShape", "combine_source", "decode", "decode_source", "make_plan", "plan_source", "reference_decode", "reference_plan"]
+__all__ = [
+    "DecodeShape",
+    "combine_source",
+    "decode",
+    "decode_source",
+    "make_plan",
+    "plan_source",
+    "reference_decode",
+    "reference_plan",
+]
 
 HEAD, VALUES, ROWS, KEYS = 576, 512, 64, 64
 PLAN_ROW = 8  # int32 values a part
 OVERHEAD_BLOCKS = 3  # what starting and ending a request costs, in blocks of 64 keys
-COMBINE_BLOCKS = 264  # two a multiprocessor
+COMBINE_THREADS = 132 * 2048  # all that a Hopper GPU holds
 SLACK, WHOLE_MAX = 8, 512  # see plan.cu
 BATCH_MAX = 40_000  # running sums of the plan stay in shared memory
 _SHARED_BYTES = 231_424
@@ -54,9 +63,9 @@ def plan_source(overhead: int = OVERHEAD_BLOCKS) -> KernelSource:
     return KernelSource(_FOLDER / "plan.cu", "mla_plan", (("OVERHEAD", overhead),))
 
 
-@lru_cache(maxsize=2)
-def combine_source(dtype: torch.dtype) -> KernelSource:
-    return KernelSource(_FOLDER / "combine.cu", "mla_combine", (("HALF", _TYPES[dtype][1]),))
+@lru_cache(maxsize=4)
+def combine_source(dtype: torch.dtype, teams: int) -> KernelSource:
+    return KernelSource(_FOLDER / "combine.cu", "mla_combine", (("HALF", _TYPES[dtype][1]), ("TEAMS", teams)))
 
 
 @dataclass(frozen=True)
@@ -89,13 +98,18 @@ class _Arguments(ctypes.Structure):
     """`Arguments` of dense_decode.cu."""
 
     _fields_ = (
-        *((name, ctypes.c_uint64) for name in ("plan", "splits", "lengths", "pages", "out", "lse", "partial", "partial_lse")),
+        *(
+            (name, ctypes.c_uint64)
+            for name in ("plan", "splits", "lengths", "pages", "out", "lse", "partial", "partial_lse")
+        ),
         ("scale", ctypes.c_float),
         *((name, ctypes.c_uint32) for name in ("pages_max", "page", "rows", "s_q", "heads", "kv_heads", "causal")),
     )
 
 
-def reference_plan(lengths: list[int], parts: int, overhead: int = OVERHEAD_BLOCKS) -> tuple[list[list[int]], list[int]]:
+def reference_plan(
+    lengths: list[int], parts: int, overhead: int = OVERHEAD_BLOCKS
+) -> tuple[list[list[int]], list[int]]:
     """`plan.cu` in plain Python: the rows without their padding, and the running sum of splits."""
     blocks = [-(-length // KEYS) for length in lengths]
     units = [overhead + max(count, 1) for count in blocks]
@@ -123,7 +137,9 @@ def reference_plan(lengths: list[int], parts: int, overhead: int = OVERHEAD_BLOC
             rows.append([first, max(last, first - 1), 0, 0, 0])
             continue
         start = max(begin - firsts[first], 0)
-        rows.append([first, last, start, min(end - firsts[last], blocks[last]), part - min(firsts[first] // quota, part)])
+        rows.append(
+            [first, last, start, min(end - firsts[last], blocks[last]), part - min(firsts[first] // quota, part)]
+        )
     return rows, list(accumulate(splits, initial=0))
 
 
@@ -209,8 +225,10 @@ def decode(
     if parts > 1:
         tensors = (plan, splits, partial, partial_lse, out, lse)
         numbers = (parts, rows, s_q, heads, shape.kv_heads)
-        loaded(combine_source(q.dtype)).launch(
-            Launch((min(rows * shape.kv_heads * parts, COMBINE_BLOCKS), 1, 1), 512, 0),
+        teams = 4 if parts >= 16 * batch else 1  # by the mean number of splits: the true one is on the device
+        blocks = min(rows * shape.kv_heads * parts, COMBINE_THREADS // (128 * teams))
+        loaded(combine_source(q.dtype, teams)).launch(
+            Launch((blocks, 1, 1), 128 * teams, 0),
             (*(ctypes.c_uint64(t.data_ptr()) for t in tensors), *(ctypes.c_int(n) for n in numbers)),
             device,
         )

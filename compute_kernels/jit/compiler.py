@@ -152,7 +152,9 @@ def _compile_nvrtc(source: KernelSource) -> Compiled:
 def _nvcc() -> str:
     found = os.environ.get("THREEFS_NVCC") or shutil.which("nvcc")
     if found is None:
-        raise CompileFailed("kernels", "nvcc", "nvcc is not on PATH: set THREEFS_NVCC or use THREEFS_KERNEL_COMPILER=nvrtc")
+        raise CompileFailed(
+            "kernels", "nvcc", "nvcc is not on PATH: set THREEFS_NVCC or use THREEFS_KERNEL_COMPILER=nvrtc"
+        )
     return found
 
 

@@ -140,7 +140,9 @@ def check_map_geometry(
     """The copy engine's limits, so that a mistake has a sentence and not a number."""
     size = dtype.itemsize
     if address % 16:
-        raise InvalidInput(f"the tensor's address {address:#x} is not a multiple of 16 bytes: copy it or align the view")
+        raise InvalidInput(
+            f"the tensor's address {address:#x} is not a multiple of 16 bytes: copy it or align the view"
+        )
     for stride in strides:
         if stride * size % 16:
             raise InvalidInput(

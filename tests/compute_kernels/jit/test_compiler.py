@@ -89,7 +89,10 @@ def test_build_compiles_once_and_then_reads_the_cache(tmp_path: Path, monkeypatc
         (Wgmma("e4m3", 8), ["wgmma_e4m3(float (&d)[4], u64 a", "m64n8k32.f32.e4m3.e4m3", "p, 1, 1;"]),
         (Wgmma("bf16", 64), ["m64n64k16.f32.bf16.bf16", "p, 1, 1, 0, 0;"]),
         (Wgmma("f16", 256, b_transposed=True), ["wgmma_f16_bt(float (&d)[128]", "p, 1, 1, 0, 1;"]),
-        (Wgmma("bf16", 256, a_registers=True, b_transposed=True), ["const u32 (&a)[4]", "{%128, %129, %130, %131}, %132", "p, 1, 1, 1;"]),
+        (
+            Wgmma("bf16", 256, a_registers=True, b_transposed=True),
+            ["const u32 (&a)[4]", "{%128, %129, %130, %131}, %132", "p, 1, 1, 1;"],
+        ),
     ],
 )
 def test_wrappers_name_every_register_once(shape: Wgmma, parts: list[str]) -> None:
