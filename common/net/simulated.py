@@ -111,6 +111,7 @@ class SimulatedTransport(Transport):
         timeout_s: float,
         scatter: Scatter | None = None,
     ) -> Reply:
+        self._carrier.runtime.check_alive()
         request = Request(method, body, memoryview(b"".join(data)), self._carrier.host, timeout_s)
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         courier = self._carrier.runtime.spawn(self._exchange(address, request, answer), name=f"call {method:#06x}")

@@ -1,0 +1,418 @@
+// out[m, n] = sum over K blocks b of  scale_a[m, b] * scale_b[n / 128, b] * (A[m, b] . B[n, b])
+//
+// One warpgroup loads, one or two multiply. A K block is 128 values = one row of the 128-byte swizzle. The
+// tensor cores' FP8 sum is short (about 14 bits), so it lives for one K block only (rPartial); then it is scaled
+// and added in float32 on the CUDA cores (rSum). While one warpgroup does that, the other's products run.
+//
+// Compile-time constants, set by fp8_gemm.py and explained there:
+//   BLOCK_N, MATH_GROUPS, WAVES, STAGES, STAGE_K, CLUSTER, SHARE_A, SPLIT_K, BLOCKS_PER_SM, TURNS, STREAM_B, LAYOUT
+#include "wgmma.cuh"
+
+enum Layout : u32 { kDense = 0, kContiguous = 1, kMasked = 2 };
+
+constexpr u32 kBlockM = 64 * MATH_GROUPS * WAVES, kBlockN = BLOCK_N, kBlockK = 128;
+constexpr u32 kMathThreads = 128 * MATH_GROUPS, kThreads = kMathThreads + 128;
+constexpr u32 kPair = CLUSTER;                // blocks that share an operand by multicast
+constexpr u32 kCluster = CLUSTER * SPLIT_K;   // one of the two is 1
+constexpr u32 kRowsA = kBlockM / (SHARE_A ? kPair : 1), kRowsB = kBlockN / (SHARE_A ? 1 : kPair);
+
+constexpr u32 kBytesA = kBlockM * kBlockK, kBytesB = kBlockN * kBlockK, kBytesScaleA = kBlockM * 4;
+constexpr u32 kBlockBytes = kBytesA + kBytesB;       // one K block
+constexpr u32 kStageBytes = STAGE_K * kBlockBytes;   // STAGE_K neighbours: 128 x STAGE_K bytes of each row
+constexpr u32 kStagingPitch = 144;            // 64 bf16 + 16 bytes: eight rows fall into different banks
+constexpr u32 kStagingBytes = 16 * kStagingPitch;  // of one warp
+constexpr u32 kPartialPitch = kBlockN + 4;    // float32 tile of a split, in the stages' memory
+
+constexpr u32 gcd(u32 a, u32 b) { return b == 0 ? a : gcd(b, a % b); }
+constexpr u32 kGranule = gcd(kBlockN, 128);   // columns that surely have one weight scale
+constexpr u32 kScalesB = (kBlockN + 128 - kGranule + 127) / 128;  // weight scales that one tile may touch
+
+constexpr u64 kHintB = STREAM_B ? kEvictFirst : kEvictNormal;  // weights that are read once leave the L2 first
+
+static_assert(kBlockN % 8 == 0 && kBlockN <= 256, "shape of wgmma");
+static_assert(CLUSTER == 1 || SPLIT_K == 1, "a cluster either shares or splits");
+static_assert(SHARE_A || kPair == 1 || kBlockN % 16 == 0, "half of B must be whole swizzle atoms");
+static_assert(SPLIT_K == 1 || kBlockM * kPartialPitch * 4 <= STAGES * kStageBytes, "the partial tile reuses the stages");
+
+struct Problem {
+  u32 rows, n, k_blocks;    // rows of one group for kMasked, of all for the others
+  u32 groups, raster;       // raster: row blocks that are walked before the next column block
+  const i32* gGroups;       // kContiguous: group of each row; kMasked: rows in use of each group
+  const u32* sFirstBlock;   // kMasked: row blocks before each group, groups + 1 values
+};
+
+struct Tile {
+  u32 row, column, group;   // row counts over all groups
+  u32 row_end;              // rows from here on are not written
+  bool skip;
+};
+
+// Tiles of a cluster in order: `index` counts pairs of tiles when an operand is shared.
+struct Scheduler {
+  u32 group = 0;
+  DEVICE u32 count(const Problem& p) const {
+    const u32 row_units = ceil_div(LAYOUT == kMasked ? p.sFirstBlock[p.groups] : ceil_div(p.rows, kBlockM), SHARE_A ? 1 : kPair);
+    return row_units * ceil_div(ceil_div(p.n, kBlockN), SHARE_A ? kPair : 1);
+  }
+
+  DEVICE Tile at(const Problem& p, u32 index, u32 rank) {
+    const u32 n_units = ceil_div(ceil_div(p.n, kBlockN), SHARE_A ? kPair : 1);
+    u32 m_units, first_unit = 0;
+    if constexpr (LAYOUT == kMasked) {
+      while (index >= p.sFirstBlock[group + 1] * n_units) ++group;
+      first_unit = p.sFirstBlock[group];
+      index -= first_unit * n_units;
+      m_units = p.sFirstBlock[group + 1] - first_unit;
+    } else {
+      m_units = ceil_div(ceil_div(p.rows, kBlockM), SHARE_A ? 1 : kPair);
+    }
+    const u32 band = index / (p.raster * n_units), inside = index - band * p.raster * n_units;
+    const u32 band_first = band * p.raster, band_rows = smaller(p.raster, m_units - band_first);
+    u32 m_block = band_first + inside % band_rows, n_block = inside / band_rows;
+    if constexpr (kPair > 1) {
+      if constexpr (SHARE_A) n_block = n_block * kPair + rank;
+      else m_block = m_block * kPair + rank;
+    }
+    Tile tile{m_block * kBlockM, n_block * kBlockN, 0, p.rows, false};
+    if constexpr (LAYOUT == kContiguous) {
+      const i32 id = __ldg(p.gGroups + tile.row);
+      tile.skip = id < 0;
+      tile.group = id < 0 ? 0 : id;
+    }
+    if constexpr (LAYOUT == kMasked) {
+      tile.group = group;
+      tile.row_end = group * p.rows + __ldg(p.gGroups + group);
+      tile.row += group * p.rows;
+    }
+    return tile;
+  }
+};
+
+struct Ring {
+  u32 stage = 0, parity = 0;
+  DEVICE void next() {
+    if (++stage == STAGES) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+struct Shared {
+  u8* stages;         // STAGES x (A tile, B tile), each in 128-byte swizzle
+  float* sScaleA;     // STAGES x STAGE_K x kBlockM
+  u8* staging;        // a small transpose area for each math warp
+  u64 *full, *empty;  // one barrier a stage
+};
+
+// ---------------------------------------------------------------- load
+DEVICE void load_tiles(const Problem& p, const Shared& s, const TensorMap& map_a, const TensorMap& map_b,
+                       const TensorMap& map_scale_a, u32 k_begin, u32 k_end, u32 rank) {
+  Scheduler scheduler;
+  Ring ring;
+  const u32 total = scheduler.count(p), step = gridDim.x / kCluster;
+  for (u32 index = blockIdx.x / kCluster; index < total; index += step) {
+    const Tile tile = scheduler.at(p, index, rank);
+    if (tile.skip) continue;
+    const u32 row_b = tile.group * p.n + tile.column;
+    const u32 row_scale = LAYOUT == kMasked ? tile.row - tile.group * p.rows : tile.row;
+    const u32 scale_first = LAYOUT == kMasked ? tile.group * p.k_blocks : 0;
+    for (u32 kb = k_begin; kb < k_end; kb += STAGE_K, ring.next()) {
+      const u32 blocks = smaller(u32(STAGE_K), k_end - kb);
+      barrier_wait(s.empty + ring.stage, ring.parity ^ 1);
+      u64* full = s.full + ring.stage;
+      barrier_expect_bytes(full, blocks * (kBlockBytes + kBytesScaleA));
+      for (u32 i = 0; i < blocks; ++i) {
+        u8* sA = s.stages + ring.stage * kStageBytes + i * kBlockBytes;
+        u8* sB = sA + kBytesA;
+        const i32 x = (kb + i) * kBlockK;
+        if constexpr (kPair > 1 && SHARE_A) tma_multicast_2d(&map_a, full, sA + rank * kRowsA * kBlockK, x, tile.row + rank * kRowsA, (1 << kPair) - 1);
+        else tma_load_2d(&map_a, full, sA, x, tile.row);
+        if constexpr (kPair > 1 && !SHARE_A) tma_multicast_2d(&map_b, full, sB + rank * kRowsB * kBlockK, x, row_b + rank * kRowsB, (1 << kPair) - 1, kHintB);
+        else tma_load_2d(&map_b, full, sB, x, row_b, kHintB);
+        tma_load_2d(&map_scale_a, full, s.sScaleA + (ring.stage * STAGE_K + i) * kBlockM, row_scale, scale_first + kb + i);
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------- weight scales
+// Lane i holds the scale of K block first + i, so that one load a warp serves 32 K blocks.
+struct ScalesB {
+  float held[kScalesB];
+  DEVICE void fetch(const Problem& p, const float* gScaleB, const Tile& tile, u32 first, u32 k_end) {
+    const u32 kb = first + lane_index(), blocks_n = ceil_div(p.n, 128);
+#pragma unroll
+    for (u32 i = 0; i < kScalesB; ++i) {
+      const u32 n_block = tile.column / 128 + i;
+      const bool inside = kb < k_end && n_block < blocks_n && !tile.skip;
+      held[i] = inside ? __ldg(gScaleB + (u64(tile.group) * blocks_n + n_block) * p.k_blocks + kb) : 0.f;
+    }
+  }
+};
+
+// ---------------------------------------------------------------- multiply
+using Sum = float[kBlockN / 2];
+
+// rSum += (row scale x column scale) * rPartial. A thread holds rows r and r + 8, two columns of each eight.
+DEVICE void promote(Sum& rSum, const Sum& rPartial, float scale_low, float scale_high, const float (&scale_b)[kScalesB], u32 first) {
+  constexpr bool kOneScale = 128 % kBlockN == 0;
+#pragma unroll
+  for (u32 granule = 0; granule < kBlockN / kGranule; ++granule) {
+    float b = scale_b[kOneScale ? 0 : smaller(granule * kGranule / 128, kScalesB - 1)];
+    if constexpr (!kOneScale && kBlockN % 128 != 0) {
+      // The tile starts `first` columns into a block of 128: which block this granule lies in is known now only.
+      const u32 at = first + granule * kGranule;
+      b = scale_b[0];
+      if constexpr (kScalesB > 1) b = at >= 128 ? scale_b[1] : b;
+      if constexpr (kScalesB > 2) b = at >= 256 ? scale_b[2] : b;
+    }
+    const float low = scale_low * b, high = scale_high * b;
+#pragma unroll
+    for (u32 j = granule * kGranule / 8; j < (granule + 1) * kGranule / 8; ++j) {
+      rSum[4 * j + 0] += low * rPartial[4 * j + 0];
+      rSum[4 * j + 1] += low * rPartial[4 * j + 1];
+      rSum[4 * j + 2] += high * rPartial[4 * j + 2];
+      rSum[4 * j + 3] += high * rPartial[4 * j + 3];
+    }
+  }
+}
+
+// With TURNS the two warpgroups issue alternately: else both may multiply at once, and then both add at once.
+DEVICE void multiply_wave(Sum& rPartial, u64 a, u64 b) {
+  if constexpr (TURNS) named_barrier_sync(2 + threadIdx.x / 128, kMathThreads);
+  pin_registers(rPartial);
+  wgmma_fence();
+#pragma unroll
+  for (u32 step = 0; step < kBlockK / 32; ++step) wgmma_e4m3(rPartial, a + step * 2, b + step * 2, step != 0);
+  wgmma_commit();
+  if constexpr (TURNS) named_barrier_arrive(3 - threadIdx.x / 128, kMathThreads);
+}
+
+// The warp is done with a stage: tell the producers of all blocks that write into it.
+DEVICE void release(u64* empty) {
+  __syncwarp();
+  if constexpr (kPair > 1) {
+    if (lane_index() < kPair) barrier_arrive_at(empty, lane_index());
+  } else {
+    if (lane_index() == 0) barrier_arrive(empty);
+  }
+}
+
+DEVICE void multiply_tile(const Shared& s, const Problem& p, const float* gScaleB, const Tile& tile, ScalesB& scales,
+                          Ring& ring, Sum (&rSum)[WAVES], u32 k_begin, u32 k_end) {
+  const u32 group = threadIdx.x / 128, lane = lane_index();
+  const u32 row = (threadIdx.x / 32 % 4) * 16 + lane / 4;
+  Sum rPartial;
+#pragma unroll
+  for (u32 w = 0; w < WAVES; ++w)
+#pragma unroll
+    for (u32 i = 0; i < kBlockN / 2; ++i) rSum[w][i] = 0.f;
+
+  for (u32 kb = k_begin; kb < k_end; kb += STAGE_K, ring.next()) {
+    if (((kb - k_begin) & 31) == 0 && kb != k_begin) scales.fetch(p, gScaleB, tile, kb, k_end);
+    barrier_wait(s.full + ring.stage, ring.parity);
+#pragma unroll
+    for (u32 i = 0; i < STAGE_K; ++i) {
+      if (i > 0 && kb + i >= k_end) break;
+      const u32 a = smem_address(s.stages + ring.stage * kStageBytes + i * kBlockBytes), b = a + kBytesA;
+      const float* sScale = s.sScaleA + (ring.stage * STAGE_K + i) * kBlockM;
+      float scale_low[WAVES], scale_high[WAVES], scale_b[kScalesB];
+#pragma unroll
+      for (u32 w = 0; w < WAVES; ++w) {
+        const u32 wave_row = (group * WAVES + w) * 64;
+        multiply_wave(rPartial, k_major_descriptor(a + wave_row * kBlockK), k_major_descriptor(b));
+        if (w == 0) {
+#pragma unroll
+          for (u32 v = 0; v < WAVES; ++v) {
+            scale_low[v] = sScale[(group * WAVES + v) * 64 + row];
+            scale_high[v] = sScale[(group * WAVES + v) * 64 + row + 8];
+          }
+#pragma unroll
+          for (u32 j = 0; j < kScalesB; ++j) scale_b[j] = __shfl_sync(0xffffffffu, scales.held[j], (kb + i - k_begin) & 31);
+        }
+        wgmma_wait<0>();
+        pin_registers(rPartial);
+        if (w == WAVES - 1 && (i == STAGE_K - 1 || kb + i + 1 >= k_end)) release(s.empty + ring.stage);
+        promote(rSum[w], rPartial, scale_low[w], scale_high[w], scale_b, tile.column % 128);
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------- store
+// One warp's 16 rows: through its own staging area, so that global stores are rows of 128 bytes.
+DEVICE void store_wave(const Sum& rSum, u32 staging, u16* gOut, const Problem& p, u32 row, u32 row_end, u32 column) {
+  const u32 lane = lane_index();
+  const u32 matrix_row = (lane & 7) + (lane & 8), matrix_column = (lane >> 4) * 8;
+#pragma unroll
+  for (u32 chunk = 0; chunk < ceil_div(kBlockN, 64); ++chunk) {
+    const u32 eights = smaller(8u, kBlockN / 8 - chunk * 8);
+#pragma unroll
+    for (u32 j = 0; j < eights; j += 2) {
+      const float* r = rSum + (chunk * 8 + j) * 4;
+      const u32 address = staging + matrix_row * kStagingPitch + (j * 8 + matrix_column) * 2;
+      if (j + 1 < eights) stmatrix_x4(address, pack_bf16(r[0], r[1]), pack_bf16(r[2], r[3]), pack_bf16(r[4], r[5]), pack_bf16(r[6], r[7]));
+      else stmatrix_x2(address, pack_bf16(r[0], r[1]), pack_bf16(r[2], r[3]));
+    }
+    __syncwarp();
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i) {
+      const u32 vector = lane + 32 * i, r = vector / 8, c = vector % 8;
+      const u32 at = column + chunk * 64 + c * 8;
+      if (c < eights && row + r < row_end && at < p.n) {
+        const float4 v = load_shared_float4(staging + r * kStagingPitch + c * 16);
+        *reinterpret_cast<float4*>(gOut + u64(row + r) * p.n + at) = v;
+      }
+    }
+    __syncwarp();
+  }
+}
+
+DEVICE void store_tile(const Shared& s, const Problem& p, u16* gOut, const Tile& tile, const Sum (&rSum)[WAVES]) {
+  const u32 warp = threadIdx.x / 32, group = threadIdx.x / 128;
+  const u32 staging = smem_address(s.staging + warp * kStagingBytes);
+#pragma unroll
+  for (u32 w = 0; w < WAVES; ++w)
+    store_wave(rSum[w], staging, gOut, p, tile.row + (group * WAVES + w) * 64 + (warp % 4) * 16, tile.row_end, tile.column);
+}
+
+// Split K: every block leaves its float32 tile in its shared memory ...
+DEVICE void publish_partial(const Shared& s, const Sum (&rSum)[WAVES]) {
+  float* sTile = reinterpret_cast<float*>(s.stages);
+  const u32 group = threadIdx.x / 128, lane = lane_index();
+#pragma unroll
+  for (u32 w = 0; w < WAVES; ++w) {
+    const u32 row = (group * WAVES + w) * 64 + (threadIdx.x / 32 % 4) * 16 + lane / 4;
+#pragma unroll
+    for (u32 j = 0; j < kBlockN / 8; ++j) {
+      float* at = sTile + row * kPartialPitch + j * 8 + (lane % 4) * 2;
+      *reinterpret_cast<float2*>(at) = make_float2(rSum[w][4 * j], rSum[w][4 * j + 1]);
+      *reinterpret_cast<float2*>(at + 8 * kPartialPitch) = make_float2(rSum[w][4 * j + 2], rSum[w][4 * j + 3]);
+    }
+  }
+}
+
+// ... and sums a share of all, always in rank order, so that the result does not depend on timing.
+DEVICE void reduce_partials(const Shared& s, const Problem& p, u16* gOut, const Tile& tile, u32 rank) {
+  const u32 sTile = smem_address(s.stages);
+  for (u32 i = rank * kMathThreads + threadIdx.x; i < kBlockM * kBlockN / 4; i += SPLIT_K * kMathThreads) {
+    const u32 row = i / (kBlockN / 4), column = i % (kBlockN / 4) * 4;
+    float4 part[SPLIT_K];
+#pragma unroll
+    for (u32 r = 0; r < SPLIT_K; ++r) part[r] = load_cluster_float4(sTile + (row * kPartialPitch + column) * 4, r);
+    float4 sum = part[0];
+#pragma unroll
+    for (u32 r = 1; r < SPLIT_K; ++r) {
+      sum.x += part[r].x;
+      sum.y += part[r].y;
+      sum.z += part[r].z;
+      sum.w += part[r].w;
+    }
+    if (tile.row + row < tile.row_end && tile.column + column < p.n)
+      *reinterpret_cast<uint2*>(gOut + u64(tile.row + row) * p.n + tile.column + column) =
+          make_uint2(pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w));
+  }
+}
+
+DEVICE void multiply_tiles(const Problem& p, const Shared& s, const float* gScaleB, u16* gOut, u32 k_begin, u32 k_end, u32 rank) {
+  Scheduler scheduler;
+  Ring ring;
+  ScalesB scales;
+  const u32 total = scheduler.count(p), step = gridDim.x / kCluster;
+  u32 index = blockIdx.x / kCluster;
+  if (TURNS && threadIdx.x >= 128) named_barrier_arrive(2, kMathThreads);  // the first warpgroup begins
+  Tile tile{};
+  if (index < total) {
+    tile = scheduler.at(p, index, rank);
+    scales.fetch(p, gScaleB, tile, k_begin, k_end);
+  }
+  while (index < total) {
+    Sum rSum[WAVES];
+    const Tile now = tile;
+    if (!now.skip) multiply_tile(s, p, gScaleB, now, scales, ring, rSum, k_begin, k_end);
+    index += step;
+    if (index < total) {  // the next tile's scales travel while this one is stored
+      tile = scheduler.at(p, index, rank);
+      scales.fetch(p, gScaleB, tile, k_begin, k_end);
+    }
+    if constexpr (SPLIT_K > 1) {
+      named_barrier_sync(1, kMathThreads);  // all products read from the stages before they become the partial tile
+      publish_partial(s, rSum);
+    } else if (!now.skip) {
+      store_tile(s, p, gOut, now, rSum);
+    }
+  }
+}
+
+// ---------------------------------------------------------------- kernel
+extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS_PER_SM)
+    fp8_gemm(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
+             const __grid_constant__ TensorMap map_scale_a, const float* gScaleB, u16* gOut, const i32* gGroups,
+             u32 rows, u32 n, u32 k_blocks, u32 groups, u32 raster) {
+  extern __shared__ __align__(1024) u8 memory[];
+  Shared s;
+  s.stages = memory;
+  s.sScaleA = reinterpret_cast<float*>(memory + STAGES * kStageBytes);
+  s.staging = memory + STAGES * (kStageBytes + STAGE_K * kBytesScaleA);
+  s.full = reinterpret_cast<u64*>(s.staging + MATH_GROUPS * 4 * kStagingBytes);
+  s.empty = s.full + STAGES;
+  u32* sFirstBlock = reinterpret_cast<u32*>(s.empty + STAGES);
+  const Problem p{rows, n, k_blocks, groups, raster, gGroups, sFirstBlock};
+  const u32 warp = warp_index();
+  const u32 rank = kCluster > 1 ? cluster_rank() : 0;
+
+  if (warp == 0 && elect_one()) {
+    prefetch_tensor_map(&map_a);
+    prefetch_tensor_map(&map_b);
+    prefetch_tensor_map(&map_scale_a);
+    for (u32 i = 0; i < STAGES; ++i) {
+      barrier_init(s.full + i, 1);
+      barrier_init(s.empty + i, MATH_GROUPS * 4 * kPair);
+    }
+    barrier_init_fence();
+  }
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  if constexpr (LAYOUT == kMasked) {
+    if (warp == 1) {  // running sum of row blocks; empty groups add nothing and cost nothing later
+      u32 before = 0;
+      for (u32 first = 0; first < groups; first += 32) {
+        const u32 g = first + lane_index();
+        u32 sum = g < groups ? ceil_div(u32(__ldg(gGroups + g)), kBlockM) : 0;
+#pragma unroll
+        for (u32 d = 1; d < 32; d *= 2) {
+          const u32 left = __shfl_up_sync(0xffffffffu, sum, d);
+          if (lane_index() >= d) sum += left;
+        }
+        if (g < groups) sFirstBlock[g + 1] = before + sum;
+        before += __shfl_sync(0xffffffffu, sum, 31);
+      }
+      if (lane_index() == 0) sFirstBlock[0] = 0;
+    }
+  }
+  __syncthreads();
+  if constexpr (kCluster > 1) cluster_sync_relaxed();
+
+  const u32 k_begin = SPLIT_K > 1 ? k_blocks * rank / SPLIT_K : 0;
+  const u32 k_end = SPLIT_K > 1 ? k_blocks * (rank + 1) / SPLIT_K : k_blocks;
+  if (threadIdx.x >= kMathThreads) {
+    if constexpr (MATH_GROUPS == 2) registers_shrink<24>();
+    else if constexpr (BLOCKS_PER_SM == 2) registers_shrink<40>();
+    if (warp == MATH_GROUPS * 4) {
+      if (elect_one()) load_tiles(p, s, map_a, map_b, map_scale_a, k_begin, k_end, rank);
+      __syncwarp();
+    }
+  } else {
+    if constexpr (MATH_GROUPS == 2) registers_grow<240>();
+    else if constexpr (BLOCKS_PER_SM == 2) registers_grow<216>();
+    multiply_tiles(p, s, gScaleB, gOut, k_begin, k_end, rank);
+  }
+  if constexpr (SPLIT_K > 1) {
+    cluster_sync();
+    Scheduler scheduler;
+    if (threadIdx.x < kMathThreads) reduce_partials(s, p, gOut, scheduler.at(p, blockIdx.x / kCluster, 0), rank);
+  }
+  // No block leaves while another may still arrive at its barriers or read its memory.
+  if constexpr (kCluster > 1) cluster_sync_relaxed();
+}

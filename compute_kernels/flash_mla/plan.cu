@@ -1,0 +1,93 @@
+// Cuts the key blocks of a batch into `parts` stretches of nearly equal cost, on the device.
+//
+// Imagine all requests on one line: each takes kOverhead units (its query, its output) and then one unit a block
+// of 64 keys (at least one). Part i takes the blocks between i x quota and (i + 1) x quota. Every part finds its
+// ends by itself in the running sums, so the plan costs a scan and a binary search, not a walk.
+#include "ptx.cuh"
+
+constexpr u32 kThreads = 1024, kKeys = 64, kOverhead = OVERHEAD;
+
+// Running sum over the block's threads, exclusive; `total` is the sum of all.
+DEVICE u32 scan(u32 value, u32* sWarp, u32& total) {
+  const u32 lane = lane_index(), warp = threadIdx.x / 32;
+  u32 sum = value;
+#pragma unroll
+  for (u32 d = 1; d < 32; d *= 2) {
+    const u32 left = __shfl_up_sync(0xffffffffu, sum, d);
+    if (lane >= d) sum += left;
+  }
+  if (lane == 31) sWarp[warp] = sum;
+  __syncthreads();
+  if (warp == 0) {
+    u32 all = sWarp[lane];
+#pragma unroll
+    for (u32 d = 1; d < 32; d *= 2) {
+      const u32 left = __shfl_up_sync(0xffffffffu, all, d);
+      if (lane >= d) all += left;
+    }
+    sWarp[lane] = all;
+  }
+  __syncthreads();
+  total = sWarp[31];
+  const u32 before = warp == 0 ? 0 : sWarp[warp - 1];
+  __syncthreads();
+  return before + sum - value;
+}
+
+// gPlan [parts, 8]: first request, last request, first block of the first, end block of the last, split index of
+// the first. A part with nothing to do has last < first. gSplits [batch + 1]: running sum of splits.
+extern "C" __global__ void __launch_bounds__(kThreads)
+    mla_plan(const i32* gLengths, i32* gPlan, i32* gSplits, u32 batch, u32 parts) {
+  extern __shared__ u32 sFirst[];  // [batch]: place of each request's first block on the line
+  __shared__ u32 sWarp[32];
+  wait_for_previous_kernel();
+  u32 line = 0, total;
+  for (u32 first = 0; first < batch; first += kThreads) {
+    const u32 r = first + threadIdx.x;
+    const u32 units = r < batch ? kOverhead + larger(ceil_div(u32(larger(gLengths[r], 0)), kKeys), 1u) : 0;
+    const u32 before = scan(units, sWarp, total);
+    if (r < batch) sFirst[r] = line + before + kOverhead;
+    line += total;
+  }
+  __syncthreads();
+  const u32 quota = ceil_div(line, parts);
+  u32 slots = 0;
+  for (u32 first = 0; first < batch; first += kThreads) {
+    const u32 r = first + threadIdx.x;
+    u32 splits = 0;
+    if (r < batch) {
+      const u32 end = r + 1 < batch ? sFirst[r + 1] - kOverhead : line;
+      splits = (end - 1) / quota - sFirst[r] / quota + 1;
+    }
+    const u32 before = scan(splits, sWarp, total);
+    if (r < batch) gSplits[r] = slots + before;
+    slots += total;
+  }
+  if (threadIdx.x == 0) gSplits[batch] = slots;
+  for (u32 part = threadIdx.x; part < parts; part += kThreads) {
+    const u32 begin = part * quota, end = begin + quota;
+    u32 low = 0, high = batch;  // first request that has a block at or after `begin`
+    while (low < high) {
+      const u32 middle = (low + high) / 2;
+      const u32 last = middle + 1 < batch ? sFirst[middle + 1] - kOverhead : line;
+      if (last > begin) high = middle;
+      else low = middle + 1;
+    }
+    const u32 first_request = low;
+    high = batch;               // first request whose blocks begin at or after `end`
+    while (low < high) {
+      const u32 middle = (low + high) / 2;
+      if (sFirst[middle] >= end) high = middle;
+      else low = middle + 1;
+    }
+    const i32 last_request = i32(low) - 1;
+    i32* row = gPlan + part * 8;
+    const bool work = i32(first_request) <= last_request;
+    row[0] = first_request;
+    row[1] = last_request;
+    row[2] = work && begin > sFirst[first_request] ? begin - sFirst[first_request] : 0;
+    row[3] = work ? smaller(end - sFirst[last_request], ceil_div(u32(larger(gLengths[last_request], 0)), kKeys)) : 0;
+    row[4] = work ? part - smaller(sFirst[first_request] / quota, part) : 0;
+    row[5] = row[6] = row[7] = 0;
+  }
+}

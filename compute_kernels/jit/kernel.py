@@ -1,0 +1,46 @@
+"""From a `KernelSource` to something that can be launched: memory, disk cache, compiler, in this order.
+
+`build` needs no GPU; `loaded` does. `warmup` builds a list of kernels ahead of time, so that no request pays for
+a compilation. Host wrappers call `loaded(source)` at each launch: after the first call it is a dictionary lookup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+from threefs.compute_kernels.jit import cache
+from threefs.compute_kernels.jit.compiler import (
+    Compiled,
+    KernelSource,
+    chosen_compiler,
+    compile_source,
+    compiler_signature,
+)
+from threefs.compute_kernels.jit.driver import LoadedKernel
+
+__all__ = ["build", "loaded", "warmup"]
+
+
+def build(source: KernelSource) -> Compiled:
+    """The cubin from the disk cache, or compiled now and stored."""
+    compiler = chosen_compiler()
+    fingerprint = source.fingerprint(compiler_signature(compiler))
+    if (found := cache.load(fingerprint)) is not None:
+        return found
+    compiled = compile_source(source, compiler)
+    cache.store(fingerprint, compiled)
+    return compiled
+
+
+@lru_cache(maxsize=1024)
+def loaded(source: KernelSource) -> LoadedKernel:
+    """The kernel in the driver, built if need be."""
+    return LoadedKernel(source.name, build(source).cubin, source.entry)
+
+
+def warmup(sources: Iterable[KernelSource], threads: int = 4) -> int:
+    """Build all of `sources` (NVRTC works in parallel) and return how many there were."""
+    with ThreadPoolExecutor(threads) as pool:
+        return len(list(pool.map(build, dict.fromkeys(sources))))

@@ -1,0 +1,286 @@
+// Thin wrappers of the PTX instructions that the Hopper kernels use: barriers, the bulk copy engine,
+// tensor-core descriptors, register hand-over. One function an instruction, no policy and no classes.
+// Everything here is valid for sm_90a only. No standard header is included, so that NVRTC needs no path.
+#pragma once
+
+using u8 = unsigned char;
+using u16 = unsigned short;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+using i32 = int;
+using i64 = long long;
+
+#define DEVICE __device__ __forceinline__
+
+// The 128 bytes that cuTensorMapEncodeTiled fills on the host; kernels take it as a __grid_constant__.
+struct alignas(64) TensorMap {
+  u64 opaque[16];
+};
+
+// ---------------------------------------------------------------- identity
+DEVICE u32 smem_address(const void* pointer) { return static_cast<u32>(__cvta_generic_to_shared(pointer)); }
+
+DEVICE u32 lane_index() { return threadIdx.x & 31; }
+
+// The same value in all lanes, which the compiler can then keep in a uniform register.
+DEVICE u32 warp_index() { return __shfl_sync(0xffffffffu, threadIdx.x / 32, 0); }
+
+DEVICE u32 cluster_rank() {
+  u32 rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+DEVICE bool elect_one() {
+  u32 elected;
+  asm volatile(
+      "{\n .reg .pred p;\n elect.sync _|p, 0xffffffff;\n selp.u32 %0, 1, 0, p;\n}\n" : "=r"(elected));
+  return elected != 0;
+}
+
+// ---------------------------------------------------------------- mbarrier
+DEVICE void barrier_init(u64* barrier, u32 arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(smem_address(barrier)), "r"(arrivals) : "memory");
+}
+
+// Makes initialised barriers visible to the copy engine and to the other blocks of the cluster.
+DEVICE void barrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
+DEVICE void barrier_expect_bytes(u64* barrier, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(smem_address(barrier)), "r"(bytes)
+               : "memory");
+}
+
+DEVICE void barrier_arrive(u64* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(smem_address(barrier)) : "memory");
+}
+
+// Arrives at the barrier that lies at the same offset in block `rank` of the cluster. No cluster-scope release:
+// it would flush (measured: a third of the speed), and what these barriers guard is read by wgmma, which has ended.
+DEVICE void barrier_arrive_at(u64* barrier, u32 rank) {
+  asm volatile(
+      "{\n .reg .b32 remote;\n mapa.shared::cluster.u32 remote, %0, %1;\n"
+      " mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(smem_address(barrier)),
+      "r"(rank)
+      : "memory");
+}
+
+DEVICE bool barrier_try_wait(u64* barrier, u32 parity) {
+  u32 done;
+  asm volatile(
+      "{\n .reg .pred p;\n mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}\n"
+      : "=r"(done)
+      : "r"(smem_address(barrier)), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
+DEVICE void barrier_wait(u64* barrier, u32 parity) {
+  while (!barrier_try_wait(barrier, parity)) {
+  }
+}
+
+// ---------------------------------------------------------------- other barriers
+DEVICE void named_barrier_sync(u32 id, u32 threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+DEVICE void named_barrier_arrive(u32 id, u32 threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+DEVICE void cluster_sync() {
+  cluster_arrive();
+  cluster_wait();
+}
+
+// Only "everybody came here", no order of memory: spares the flush that the release form costs.
+DEVICE void cluster_sync_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+}
+
+// Ordinary shared-memory writes before it are seen by tensor cores and copy engine after it.
+DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// ---------------------------------------------------------------- the copy engine
+// Cache hints are the encoded policies of createpolicy.fractional.L2 with fraction 1.
+constexpr u64 kEvictNormal = 0x1000000000000000ull;
+constexpr u64 kEvictFirst = 0x12F0000000000000ull;
+constexpr u64 kEvictLast = 0x14F0000000000000ull;
+
+DEVICE void prefetch_tensor_map(const TensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<u64>(map)) : "memory");
+}
+
+DEVICE void tma_load_2d(const TensorMap* map, u64* barrier, void* destination, i32 x, i32 y, u64 hint = kEvictNormal) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(smem_address(destination)),
+      "l"(reinterpret_cast<u64>(map)), "r"(smem_address(barrier)), "r"(x), "r"(y), "l"(hint)
+      : "memory");
+}
+
+DEVICE void tma_load_3d(const TensorMap* map, u64* barrier, void* destination, i32 x, i32 y, i32 z,
+                        u64 hint = kEvictNormal) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(smem_address(destination)),
+      "l"(reinterpret_cast<u64>(map)), "r"(smem_address(barrier)), "r"(x), "r"(y), "r"(z), "l"(hint)
+      : "memory");
+}
+
+DEVICE void tma_load_4d(const TensorMap* map, u64* barrier, void* destination, i32 x, i32 y, i32 z, i32 w,
+                        u64 hint = kEvictNormal) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(smem_address(destination)),
+      "l"(reinterpret_cast<u64>(map)), "r"(smem_address(barrier)), "r"(x), "r"(y), "r"(z), "r"(w), "l"(hint)
+      : "memory");
+}
+
+// The same box lands at the same offset of every block in `blocks` (a bit mask of cluster ranks), and
+// each block's barrier at that offset counts its bytes.
+DEVICE void tma_multicast_2d(const TensorMap* map, u64* barrier, void* destination, i32 x, i32 y, u16 blocks,
+                             u64 hint = kEvictNormal) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint"
+      " [%0], [%1, {%3, %4}], [%2], %5, %6;" ::"r"(smem_address(destination)),
+      "l"(reinterpret_cast<u64>(map)), "r"(smem_address(barrier)), "r"(x), "r"(y), "h"(blocks), "l"(hint)
+      : "memory");
+}
+
+DEVICE void tma_multicast_4d(const TensorMap* map, u64* barrier, void* destination, i32 x, i32 y, i32 z, i32 w,
+                             u16 blocks, u64 hint = kEvictNormal) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint"
+      " [%0], [%1, {%3, %4, %5, %6}], [%2], %7, %8;" ::"r"(smem_address(destination)),
+      "l"(reinterpret_cast<u64>(map)), "r"(smem_address(barrier)), "r"(x), "r"(y), "r"(z), "r"(w), "h"(blocks),
+      "l"(hint)
+      : "memory");
+}
+
+// ---------------------------------------------------------------- shared memory
+// Stores four 8x8 tiles of 16-bit values; lane i gives the address of row i % 8 of tile i / 8.
+DEVICE void stmatrix_x4(u32 address, u32 a, u32 b, u32 c, u32 d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b),
+               "r"(c), "r"(d)
+               : "memory");
+}
+
+DEVICE void stmatrix_x2(u32 address, u32 a, u32 b) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b) : "memory");
+}
+
+DEVICE void ldmatrix_x4(u32 address, u32& a, u32& b, u32& c, u32& d) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
+               : "r"(address)
+               : "memory");
+}
+
+DEVICE float4 load_shared_float4(u32 address) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
+
+// Reads from block `rank` of the cluster at the offset that `address` has here.
+DEVICE float4 load_cluster_float4(u32 address, u32 rank) {
+  float4 v;
+  asm volatile(
+      "{\n .reg .b32 remote;\n mapa.shared::cluster.u32 remote, %4, %5;\n"
+      " ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote];\n}\n"
+      : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+      : "r"(address), "r"(rank)
+      : "memory");
+  return v;
+}
+
+// ---------------------------------------------------------------- tensor cores
+// Descriptor of a K-major operand in rows of 128 bytes with the 128-byte swizzle: eight rows make an atom
+// of 1,024 bytes, and atoms follow each other. Advancing along K inside the row adds bytes to the start.
+DEVICE u64 k_major_descriptor(u32 address) {
+  constexpr u64 kSwizzle128 = 1ull << 62;
+  constexpr u64 kStride = u64(1024 >> 4) << 32;
+  constexpr u64 kLeading = u64(1) << 16;  // unused with this swizzle
+  return kSwizzle128 | kStride | kLeading | ((address & 0x3FFFF) >> 4);
+}
+
+// Descriptor of an operand whose contiguous axis is N (the second one, "MN-major"), stored as boxes of 64
+// columns x rows of K with the 128-byte swizzle. Boxes lie `box_bytes` apart; eight rows of K are 1,024 bytes.
+DEVICE u64 mn_major_descriptor(u32 address, u32 box_bytes) {
+  constexpr u64 kSwizzle128 = 1ull << 62;
+  constexpr u64 kStride = u64(1024 >> 4) << 32;
+  return kSwizzle128 | kStride | (u64(box_bytes >> 4) << 16) | ((address & 0x3FFFF) >> 4);
+}
+
+DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int kPending>
+DEVICE void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// Keeps the compiler from moving reads or writes of an accumulator across a wgmma in flight.
+template <int kCount>
+DEVICE void pin_registers(float (&r)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(r[i])::"memory");
+}
+
+template <u32 kRegisters>
+DEVICE void registers_grow() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <u32 kRegisters>
+DEVICE void registers_shrink() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// ---------------------------------------------------------------- programmatic dependent launch
+DEVICE void wait_for_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+DEVICE void let_next_kernel_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+// ---------------------------------------------------------------- numbers
+// Two floats as packed bf16, the first in the low half.
+DEVICE u32 pack_bf16(float low, float high) {
+  u32 packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+DEVICE u32 pack_fp16(float low, float high) {
+  u32 packed;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+DEVICE float infinity() { return __int_as_float(0x7f800000); }
+
+DEVICE float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+DEVICE float log2_fast(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+template <typename T>
+DEVICE constexpr T smaller(T a, T b) {
+  return a < b ? a : b;
+}
+template <typename T>
+DEVICE constexpr T larger(T a, T b) {
+  return a > b ? a : b;
+}
+DEVICE constexpr u32 ceil_div(u32 a, u32 b) { return (a + b - 1) / b; }
