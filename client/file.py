@@ -32,7 +32,7 @@ class FileOptions:
     """Bounds of one process's file state."""
 
     dirty_bytes_max: int = 32 << 20
-    writes_in_flight_max: int = 16
+    batches_in_flight_max: int = 8  # of up to 4 MiB each
     write_back_s: float = 1.0  # an open block that is older goes to storage
     report_s: float = 5.0  # between reports of the lengths of files that are being written
     length_s_max: float = 1.0  # how long a length is believed by a reader that comes to the end
@@ -52,8 +52,9 @@ class FileTable:
         self.options = options or FileOptions()
         write_back = WriteBack(
             runtime,
+            storage.write,
             bytes_max=self.options.dirty_bytes_max,
-            in_flight_max=self.options.writes_in_flight_max,
+            batches_max=self.options.batches_in_flight_max,
             age_s_max=self.options.write_back_s,
         )
         self._services = Services(runtime, meta, storage, write_back, self.options.length_s_max)

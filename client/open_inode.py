@@ -77,7 +77,10 @@ class OpenInode:
         self._mtime_us = 0  # of the last write that meta has not been told of; 0: it has been told
         self._length_unknown = False  # a write failed: only storage knows the length
         self.buffer = WriteBuffer(
-            services.write_back, self._store, block_bytes=min(self.layout.chunk_bytes, BLOCK_BYTES_MAX)
+            services.write_back,
+            self._write_ios,
+            self._note_stored,
+            block_bytes=min(self.layout.chunk_bytes, BLOCK_BYTES_MAX),
         )
 
     # --- attributes ---------------------------------------------------------------------------------------------
@@ -186,9 +189,8 @@ class OpenInode:
         self.change += 1
         self._mtime_us = self.services.runtime.wall_us()
 
-    async def _store(self, offset: int, data: memoryview) -> None:
-        version = self._inode.truncate_version
-        ios = [
+    def _write_ios(self, offset: int, data: memoryview) -> list[WriteIO]:
+        return [
             WriteIO(
                 self.layout.chain_of(piece.chunk),
                 ChunkId(self._inode.id, piece.chunk),
@@ -198,16 +200,12 @@ class OpenInode:
             )
             for piece in pieces(self.layout.chunk_bytes, offset, len(data))
         ]
-        try:
-            await self.services.storage.write(ios)
-            for io in ios:
-                if io.error is not None:
-                    raise io.error
-        except ThreefsError:
+
+    def _note_stored(self, end: int, error: ThreefsError | None) -> None:
+        if error is None:
+            self._stored_end = max(self._stored_end, end)
+        else:
             self._length_unknown = True
-            raise
-        if version == self._inode.truncate_version:
-            self._stored_end = max(self._stored_end, offset + len(data))
 
     # --- agreeing with meta -------------------------------------------------------------------------------------
 

@@ -32,7 +32,8 @@ class Process:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except (OSError, ValueError):
             return None
-        return pid if str(self.folder).encode() in command and state != "Z" else None
+        # Empty: exec has just closed the descriptors and not yet set the command line, or it is a zombie.
+        return pid if (not command or str(self.folder).encode() in command) and state != "Z" else None
 
     def start(self, command: Sequence[str]) -> int:
         """Starts it in a session of its own, its output appended to the log."""
