@@ -6,7 +6,8 @@ carried out once: the outcome is recorded under the request's id in the same tra
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -54,6 +55,13 @@ class Environment:
     async def read(self, body: Callable[[View], Awaitable[T]]) -> T:
         """Runs a body that only reads, at one snapshot."""
         return await self.engine.read(lambda txn: body(View(txn)), timeout_s=self.config.tuning.transaction_s)
+
+    async def each(self, reads: Iterable[Awaitable[T]]) -> list[T]:
+        """The results of many reads of one transaction: together where that saves round trips, else one by one, which
+        costs no task each."""
+        if self.engine.gathers_reads:
+            return await asyncio.gather(*reads)
+        return [await read for read in reads]
 
     async def transact(self, body: Callable[[View], Awaitable[T]]) -> T:
         """Runs a body that may safely run twice: background work, and what is idempotent by nature."""

@@ -105,6 +105,8 @@ class UpdateReply(NamedTuple):
 
 
 _READ_REQUEST = struct.Struct("<QIIQ16sII")
+_READ_KEY = struct.Struct("<QI4xQ24x")  # parts of _READ_REQUEST
+_READ_BYTES = struct.Struct("<44xI")
 _READ_REPLY = struct.Struct("<HHIIIQ")
 _UPDATE_REQUEST = struct.Struct("<QQIBBHQ16sQIIII16sQII")
 _UPDATE_REPLY = struct.Struct("<HHIIIQQ")
@@ -135,6 +137,9 @@ _RESERVED_WORD = 8  # of a read request: the chunk id's reserved field, as the i
 Array = np.ndarray[Any, np.dtype[np.void]]
 assert READ_REQUEST_ARRAY.itemsize == _READ_REQUEST.size
 assert READ_REPLY_ARRAY.itemsize == _READ_REPLY.size
+READ_REQUEST_BYTES: Final = _READ_REQUEST.size
+READ_REPLY_BYTES: Final = _READ_REPLY.size
+UPDATE_REQUEST_BYTES: Final = _UPDATE_REQUEST.size
 
 
 def _pack(layout: struct.Struct, items: Iterable[tuple[object, ...]]) -> bytes:
@@ -174,6 +179,17 @@ def unpack_reads(body: bytes) -> Array:
 def read_requests(items: Array) -> list[ReadRequest]:
     """The same, one object each."""
     return [ReadRequest._make(item) for item in items.tolist()]
+
+
+def read_keys(body: bytes) -> set[tuple[int, int, int]]:
+    """The different (target, chain, chain version) of read requests, which are not checked otherwise."""
+    _count(_READ_REQUEST, body, "read request")
+    return set(_READ_KEY.iter_unpack(body))
+
+
+def read_bytes(body: bytes) -> int:
+    """What the read requests ask for in all, unchecked."""
+    return sum([asked for (asked,) in _READ_BYTES.iter_unpack(body)])
 
 
 def pack_updates(items: Iterable[UpdateRequest]) -> bytes:

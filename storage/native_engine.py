@@ -34,12 +34,14 @@ from threefs.common.errors import (
 from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, InodeId, TargetId
 from threefs.native._core import ffi, lib
 from threefs.native.buffers import buffer
+from threefs.proto.data_plane import READ_REPLY_BYTES, READ_REQUEST_BYTES
 from threefs.storage.engine import (
     CHUNK_BYTES_MAX,
     READ_ARRAY,
     ChunkMeta,
     Commit,
     DiskFailed,
+    FrameAnswer,
     MissingUpdate,
     ReadArray,
     ReadOp,
@@ -60,12 +62,13 @@ _COMMIT: Final = struct.Struct("=Q16sQQiIQ")
 _COMMIT_RESULT: Final = struct.Struct("=40xi4xQ")
 _META: Final = struct.Struct("=Q16sQQQQQIIIIIIiI")
 _ID: Final = struct.Struct(">QII")
+_GRANT: Final = struct.Struct("=QQII")
 
-for _layout, _name in ((_UPDATE, "update"), (_READ, "read"), (_COMMIT, "commit"), (_META, "meta")):
+for _layout, _name in ((_UPDATE, "update"), (_READ, "read"), (_COMMIT, "commit"), (_META, "meta"), (_GRANT, "grant")):
     assert _layout.size == ffi.sizeof(f"struct engine_{_name}"), f"engine_{_name} is packed wrongly"
 assert _READ.size == READ_ARRAY.itemsize, "READ_ARRAY is not struct engine_read"
 
-INLINE_BYTES_MAX: Final = 512 << 10  # a batch up to this size is first tried on the event loop's thread, against the
+INLINE_BYTES_MAX: Final = 1 << 20  # a batch up to this size is first tried on the event loop's thread, against the
 # page cache: cheaper than waking a thread (60 us for 128 KiB of 4 KiB reads); larger ones would hold the loop up
 
 
@@ -91,6 +94,7 @@ class NativeEngine:
         self._owner_fd = owner_fd
         self._engine = handle
         self._waiting: dict[int, tuple[asyncio.Future[None], object]] = {}
+        self._is_open = True
         self._loop = asyncio.get_running_loop()
         self._event_fd: int = lib.engine_event_fd(handle)
         self._loop.add_reader(self._event_fd, self._reap)
@@ -129,9 +133,9 @@ class NativeEngine:
         await self._order(lib.ENGINE_CREATE_TARGET, target=target)
 
     def targets(self) -> Sequence[TargetId]:
-        count = lib.engine_targets(self._engine, ffi.NULL, 0)
+        count = lib.engine_targets(self._handle(), ffi.NULL, 0)
         found = ffi.new("uint64_t[]", count + 1)
-        count = min(count, lib.engine_targets(self._engine, found, count))
+        count = min(count, lib.engine_targets(self._handle(), found, count))
         return sorted(TargetId(found[i]) for i in range(count))
 
     async def drop_target(self, target: TargetId) -> None:
@@ -143,7 +147,7 @@ class NativeEngine:
         packed = bytearray(_UPDATE.size * len(updates))
         views = [_pack_update(packed, index * _UPDATE.size, update) for index, update in enumerate(updates)]
         descriptors = ffi.from_buffer("struct engine_update[]", packed)
-        await self._wait(lib.engine_stage(self._engine, descriptors, len(updates)), (descriptors, views))
+        await self._wait(lib.engine_stage(self._handle(), descriptors, len(updates)), (descriptors, views))
         return [
             self._update_result(update, *_UPDATE_RESULT.unpack_from(packed, index * _UPDATE.size))
             for index, update in enumerate(updates)
@@ -163,7 +167,7 @@ class NativeEngine:
                 0,
                 0,
             )
-        lib.engine_commit(self._engine, ffi.from_buffer("struct engine_commit[]", packed), len(commits))
+        lib.engine_commit(self._handle(), ffi.from_buffer("struct engine_commit[]", packed), len(commits))
         results: List[ThreefsError | None] = []
         for index, wanted in enumerate(commits):
             code, detail = _COMMIT_RESULT.unpack_from(packed, index * _COMMIT.size)
@@ -180,6 +184,24 @@ class NativeEngine:
     async def read(self, ops: Sequence[ReadOp]) -> List[ReadResult]:
         return await self._read(ops, 0)
 
+    def read_frame(
+        self, body: bytes, data: memoryview, grants: Sequence[tuple[int, int, int, bool]]
+    ) -> FrameAnswer | None:
+        allowed = b"".join([_GRANT.pack(target, version, chain, tail) for target, chain, version, tail in grants])
+        count = len(body) // READ_REQUEST_BYTES
+        replies = bytearray(READ_REPLY_BYTES * count)
+        length = lib.engine_read_frame(
+            self._handle(),
+            body,
+            count,
+            ffi.from_buffer("struct engine_grant[]", allowed),
+            len(grants),
+            ffi.from_buffer("uint8_t[]", data, require_writable=True),
+            len(data),
+            ffi.from_buffer(replies),
+        )
+        return FrameAnswer(replies, length) if length >= 0 else None
+
     async def verify(self, target: TargetId, chunk: ChunkId) -> ThreefsError | None:
         content = buffer(CHUNK_BYTES_MAX if (meta := (await self.query(target, [chunk]))[0]) is None else meta.length)
         if meta is None:
@@ -193,7 +215,7 @@ class NativeEngine:
         packed = bytearray(_META.size * len(chunks))
         for index, chunk in enumerate(chunks):
             struct.pack_into("=Q16s", packed, index * _META.size, target, chunk.pack())
-        lib.engine_query(self._engine, ffi.from_buffer("struct engine_meta[]", packed), len(chunks))
+        lib.engine_query(self._handle(), ffi.from_buffer("struct engine_meta[]", packed), len(chunks))
         found: List[ChunkMeta | None] = []
         for fields in _META.iter_unpack(packed):
             if fields[13]:
@@ -206,7 +228,7 @@ class NativeEngine:
     ) -> Sequence[ChunkMeta]:
         packed = bytearray(_META.size * limit)
         count = lib.engine_list(
-            self._engine,
+            self._handle(),
             target,
             begin.pack(),
             end.pack(),
@@ -220,7 +242,7 @@ class NativeEngine:
 
     async def space(self) -> SpaceInfo:
         found = ffi.new("struct engine_space *")
-        lib.engine_space(self._engine, found)
+        lib.engine_space(self._handle(), found)
         return SpaceInfo(found.capacity_bytes, found.free_bytes, found.used_bytes, found.chunk_count)
 
     async def check(self) -> None:
@@ -232,17 +254,17 @@ class NativeEngine:
     def audit(self) -> str:
         """Compares records with bitmaps and each other: "" or the first finding and the number of them."""
         message = ffi.new("char[256]")
-        findings = lib.engine_audit(self._engine, message, 256)
+        findings = lib.engine_audit(self._handle(), message, 256)
         return f"{ffi.string(message).decode()} ({findings} findings)" if findings else ""
 
     async def close(self) -> None:
-        if self._engine == ffi.NULL:
+        if not self._is_open:
             return
+        self._is_open = False
         while self._waiting:
-            await asyncio.wait([future for future, _ in self._waiting.values()])
+            await asyncio.gather(*[future for future, _ in self._waiting.values()])
         self._loop.remove_reader(self._event_fd)
         lib.engine_close(self._engine)
-        self._engine = ffi.NULL
         os.close(self._owner_fd)
 
     # Between Python and C
@@ -261,11 +283,17 @@ class NativeEngine:
             raise Throttled(f"{self._folder}: out of memory for one more batch")
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiting[ticket] = (future, keep)
-        await future
+        await asyncio.shield(future)  # a cancelled caller leaves; the ticket and what it refers to stay
+
+    def _handle(self) -> Any:
+        """The C engine; DiskFailed once it is closed."""
+        if not self._is_open:
+            raise DiskFailed(f"{self._folder}: the engine is closed")
+        return self._engine
 
     async def _order(self, kind: int, *, target: int = 0, chunk: bytes = bytes(16), version: int = 0) -> None:
         order = ffi.new("struct engine_order *", {"kind": kind, "target": target, "version": version, "chunk": chunk})
-        await self._wait(lib.engine_order(self._engine, order), order)
+        await self._wait(lib.engine_order(self._handle(), order), order)
         if order.error == lib.ENGINE_UNFINISHED:
             raise Busy(f"target {target} in {self._folder} is being dropped: wait until that is done")
         if order.error:
@@ -299,9 +327,9 @@ class NativeEngine:
         descriptors = ffi.from_buffer("struct engine_read[]", packed)
         left = len(ops)
         if total <= INLINE_BYTES_MAX and not flags:
-            left = lib.engine_read_now(self._engine, descriptors, len(ops))
+            left = lib.engine_read_now(self._handle(), descriptors, len(ops))
         if left:
-            await self._wait(lib.engine_read(self._engine, descriptors, len(ops)), (descriptors, views))
+            await self._wait(lib.engine_read(self._handle(), descriptors, len(ops)), (descriptors, views))
         return [
             self._read_result(op, *_READ_RESULT.unpack_from(packed, index * _READ.size)) for index, op in enumerate(ops)
         ]
@@ -359,7 +387,7 @@ class NativeEngine:
             case lib.ENGINE_NO_MEMORY:
                 return Throttled(f"{where}: out of memory, try again")
             case lib.ENGINE_DISK_FAILED:
-                reason = ffi.string(lib.engine_failure(self._engine)).decode()
+                reason = ffi.string(lib.engine_failure(self._engine)).decode() if self._is_open else "it was closed"
                 raise DiskFailed(f"{self._folder}: {reason or 'the disk does not work'}: replace it")
         return InternalError(f"{where}: engine error {code}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from threefs.storage import metrics
 from threefs.storage.engine import READ_ARRAY, DiskFailed, ReadOp, ReadResult
 from threefs.storage.replica import Place, check_serving, check_version
 from threefs.storage.targets import Disk, LocalTarget, TargetSet
+
+AT_ONCE_BYTES_MAX: Final = 1 << 20  # asked for in one frame; 100 us of the event loop. Larger ones go through a thread
 
 OnDamage = Callable[[LocalTarget, Place, ChunkId], None]
 QUICK_ELEMENTS = 4  # below, objects are cheaper than arrays
@@ -39,6 +42,31 @@ class Reader:
         self._on_damage = on_damage
 
     async def read(self, request: Request) -> Reply:
+        return self._read_at_once(request.body) or await self._read_each(request)
+
+    def _read_at_once(self, body: bytes) -> Reply | None:
+        """The reply if the engine of one disk has all that is asked for at hand; no work per element in Python."""
+        try:
+            places = {key: self._place(*key) for key in data_plane.read_keys(body)}
+        except (data_plane.Malformed, ThreefsError):
+            return None  # the ordinary way says what is wrong, element by element
+        disks = {target.disk.index: target.disk for target, _ in places.values()}
+        asked = data_plane.read_bytes(body)
+        if len(disks) != 1 or asked > AT_ONCE_BYTES_MAX or self._is_fenced():
+            return None
+        grants = [
+            (target, chain, version, found.is_authority) for (target, chain, version), (_, found) in places.items()
+        ]
+        [disk] = disks.values()
+        data = buffer(asked)
+        answer = disk.engine.read_frame(body, data, grants)
+        if answer is None:
+            return None
+        metrics.READ_OPS.inc(len(answer.replies) // data_plane.READ_REPLY_BYTES)
+        metrics.READ_BYTES.inc(answer.data_bytes)
+        return Reply(bytes(answer.replies), (data[: answer.data_bytes],))
+
+    async def _read_each(self, request: Request) -> Reply:
         try:
             array = data_plane.unpack_reads(request.body)
         except data_plane.Malformed as exc:
@@ -61,7 +89,7 @@ class Reader:
         disk: Disk | None = None
         for target, chain, version in set(zip(*(items[name].tolist() for name in _WHERE), strict=True)):
             try:
-                found, _ = self._check(target, chain, version)
+                found, _ = self._place(target, chain, version)
             except ThreefsError:
                 return None
             if disk is not None and found.disk is not disk:
@@ -95,17 +123,18 @@ class Reader:
             where = known.get(key)
             if where is None:
                 try:
-                    where = self._check(*key)
+                    where = self._place(*key)
                 except ThreefsError as exc:
                     where = exc
                 known[key] = where
             found.append(where)
         return found
 
-    def _check(self, target_id: int, chain: int, version: int) -> tuple[LocalTarget, Place]:
+    def _place(self, target_id: int, chain: int, chain_version: int) -> tuple[LocalTarget, Place]:
+        """A target of this daemon and its place in the chain; raises why it may not be read under this version."""
         target = self._targets.find(target_id)
         place = self._targets.place(target, chain)
-        check_version(place, version)
+        check_version(place, chain_version)
         check_serving(place, target.life.phase)
         return target, place
 
