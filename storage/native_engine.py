@@ -93,7 +93,7 @@ class NativeEngine:
         self._folder = folder
         self._owner_fd = owner_fd
         self._engine = handle
-        self._waiting: dict[int, tuple[asyncio.Future[None], object]] = {}
+        self._waiting: dict[int, tuple[asyncio.Future[None], Sequence[Any], Any]] = {}
         self._is_open = True
         self._loop = asyncio.get_running_loop()
         self._event_fd: int = lib.engine_event_fd(handle)
@@ -144,10 +144,11 @@ class NativeEngine:
     async def stage(self, updates: Sequence[Update]) -> List[UpdateResult]:
         if not updates:
             return []
+        engine = self._handle()
         packed = bytearray(_UPDATE.size * len(updates))
         views = [_pack_update(packed, index * _UPDATE.size, update) for index, update in enumerate(updates)]
         descriptors = ffi.from_buffer("struct engine_update[]", packed)
-        await self._wait(lib.engine_stage(self._handle(), descriptors, len(updates)), (descriptors, views))
+        await self._wait(lib.engine_stage(engine, descriptors, len(updates)), [descriptors, *views])
         return [
             self._update_result(update, *_UPDATE_RESULT.unpack_from(packed, index * _UPDATE.size))
             for index, update in enumerate(updates)
@@ -262,7 +263,7 @@ class NativeEngine:
             return
         self._is_open = False
         while self._waiting:
-            await asyncio.gather(*[future for future, _ in self._waiting.values()])
+            await asyncio.gather(*[future for future, _, _ in self._waiting.values()])
         self._loop.remove_reader(self._event_fd)
         lib.engine_close(self._engine)
         os.close(self._owner_fd)
@@ -274,15 +275,17 @@ class NativeEngine:
         while count == 256:
             count = lib.engine_reap(self._engine, self._tickets, 256)
             for index in range(count):
-                future, _ = self._waiting.pop(self._tickets[index])
+                future, views, _ = self._waiting.pop(self._tickets[index])
+                _release(views)
                 if not future.done():
                     future.set_result(None)
 
-    async def _wait(self, ticket: int, keep: object) -> None:
+    async def _wait(self, ticket: int, views: Sequence[Any], keep: Any = None) -> None:
+        """Until C is done with a batch, then releases `views`, which `from_buffer` gave; `keep` stays until then."""
         if not ticket:
             raise Throttled(f"{self._folder}: out of memory for one more batch")
         future: asyncio.Future[None] = self._loop.create_future()
-        self._waiting[ticket] = (future, keep)
+        self._waiting[ticket] = (future, views, keep)
         await asyncio.shield(future)  # a cancelled caller leaves; the ticket and what it refers to stay
 
     def _handle(self) -> Any:
@@ -293,15 +296,16 @@ class NativeEngine:
 
     async def _order(self, kind: int, *, target: int = 0, chunk: bytes = bytes(16), version: int = 0) -> None:
         order = ffi.new("struct engine_order *", {"kind": kind, "target": target, "version": version, "chunk": chunk})
-        await self._wait(lib.engine_order(self._handle(), order), order)
+        await self._wait(lib.engine_order(self._handle(), order), (), order)
         if order.error == lib.ENGINE_UNFINISHED:
             raise Busy(f"target {target} in {self._folder} is being dropped: wait until that is done")
         if order.error:
             raise self._error(order.error, 0, TargetId(target), ChunkId(InodeId(0), 0), "request")
 
     async def _read(self, ops: Sequence[ReadOp], flags: int) -> List[ReadResult]:
+        engine = self._handle()
         packed = bytearray(_READ.size * len(ops))
-        views = []
+        views: List[Any] = []
         total = 0
         for index, op in enumerate(ops):
             view = ffi.from_buffer(op.buffer, require_writable=True)
@@ -327,14 +331,18 @@ class NativeEngine:
         descriptors = ffi.from_buffer("struct engine_read[]", packed)
         left = len(ops)
         if total <= INLINE_BYTES_MAX and not flags:
-            left = lib.engine_read_now(self._handle(), descriptors, len(ops))
+            left = lib.engine_read_now(engine, descriptors, len(ops))
+        views.append(descriptors)
         if left:
-            await self._wait(lib.engine_read(self._handle(), descriptors, len(ops)), (descriptors, views))
+            await self._wait(lib.engine_read(engine, descriptors, len(ops)), views)
+        else:
+            _release(views)
         return [
             self._read_result(op, *_READ_RESULT.unpack_from(packed, index * _READ.size)) for index, op in enumerate(ops)
         ]
 
     async def read_array(self, reads: ReadArray, data: memoryview) -> None:
+        engine = self._handle()
         view = ffi.from_buffer(data, require_writable=True)
         ends = np.cumsum(reads["bytes"], dtype=np.uint64)
         assert not len(ends) or int(ends[-1]) <= len(view), f"{ends[-1]} bytes do not fit into {len(view)}"
@@ -343,9 +351,11 @@ class NativeEngine:
         descriptors = ffi.from_buffer("struct engine_read[]", reads.view(np.uint8))
         left = len(reads)
         if len(view) <= INLINE_BYTES_MAX:
-            left = lib.engine_read_now(self._handle(), descriptors, len(reads))
+            left = lib.engine_read_now(engine, descriptors, len(reads))
         if left:
-            await self._wait(lib.engine_read(self._handle(), descriptors, len(reads)), (descriptors, view))
+            await self._wait(lib.engine_read(engine, descriptors, len(reads)), [descriptors, view])
+        else:
+            _release([descriptors, view])
         if (reads["error"] == lib.ENGINE_DISK_FAILED).any():
             self._error(lib.ENGINE_DISK_FAILED, 0, TargetId(0), ChunkId(InodeId(0), 0), "read")
 
@@ -390,6 +400,13 @@ class NativeEngine:
                 reason = ffi.string(lib.engine_failure(self._engine)).decode() if self._is_open else "it was closed"
                 raise DiskFailed(f"{self._folder}: {reason or 'the disk does not work'}: replace it")
         return InternalError(f"{where}: engine error {code}")
+
+
+def _release(views: Sequence[Any]) -> None:
+    """Lets go of buffers at once. Left to the collector of cycles (a traceback makes one), a memoryview that is cleared
+    before the view upon it crashes CPython 3.11."""
+    for view in views:
+        ffi.release(view)
 
 
 def _pack_update(packed: bytearray, offset: int, update: Update) -> object:
