@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
 from threefs.client.meta.client import MetaClient
@@ -234,22 +234,23 @@ class OpenInode:
         if hint.mtime_us == self._mtime_us:
             self._mtime_us = 0  # no write since
 
-    async def sync(self, user: Credentials | None = None) -> None:
+    async def sync(self, report: Callable[[], Awaitable[None]] | None = None) -> None:
         """Data on stable storage, length and time of the last write in meta's record. Raises what a write behind
-        ran into."""
+        ran into. `report`: tells meta in some other way than by `MetaClient.sync`."""
+        tell = report or self._report
         try:
             await self.buffer.flush()
         except ThreefsError:
             with contextlib.suppress(ThreefsError):  # the first error is the one to tell; the next sync asks again
-                await self._report(user)
+                await tell()
             raise
-        await self._report(user)
+        await tell()
 
-    async def _report(self, user: Credentials | None) -> None:
+    async def _report(self) -> None:
         if not self._has_news:
             return
         hint = self.hint()
-        inode = await self.services.meta.sync(self._inode.id, hint, user=user)
+        inode = await self.services.meta.sync(self._inode.id, hint)
         self.note_reported(hint)
         self.observe(inode)
 

@@ -1,8 +1,9 @@
-"""Every tiling that the choosers can return compiles for sm_90a as meant: no spills, tensor cores, register hand-over."""
+"""The tilings in use compile for sm_90a as meant: no spills, tensor cores, register hand-over."""
 
 from __future__ import annotations
 
 import pytest
+
 from threefs.compute_kernels import jit
 from threefs.compute_kernels.deep_gemm.fp8_gemm import CONTIGUOUS, DENSE, MASKED, Tiling
 from threefs.compute_kernels.deep_gemm.tilings import choose_contiguous, choose_dense, choose_masked
