@@ -10,6 +10,7 @@ import random
 
 import pytest
 import torch
+
 from threefs.compute_kernels import deep_gemm
 from threefs.compute_kernels.deep_gemm.fp8_gemm import reference_gemm
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from threefs.compute_kernels import deep_gemm
 from threefs.compute_kernels.deep_gemm import layout
 from threefs.compute_kernels.deep_gemm.checks import check_fp8_operands, check_groups, check_output

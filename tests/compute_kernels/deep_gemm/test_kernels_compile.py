@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from threefs.compute_kernels import jit
 from threefs.compute_kernels.deep_gemm.fp8_gemm import CONTIGUOUS, DENSE, MASKED, Tiling
 from threefs.compute_kernels.deep_gemm.tilings import choose_contiguous, choose_dense, choose_masked

@@ -10,6 +10,7 @@ import random
 
 import pytest
 import torch
+
 from threefs.compute_kernels import flash_mla
 from threefs.compute_kernels.flash_mla.dense_decode import DecodeShape, make_plan, reference_decode, reference_plan
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from threefs.compute_kernels import flash_mla, jit
 from threefs.compute_kernels.errors import DeviceUnavailable, InvalidInput
 from threefs.compute_kernels.flash_mla.dense_decode import (

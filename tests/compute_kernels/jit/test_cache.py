@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from threefs.compute_kernels.jit import cache
 from threefs.compute_kernels.jit.compiler import Compiled, KernelSource
 from threefs.compute_kernels.jit.wgmma import Wgmma

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from threefs.compute_kernels import jit
 from threefs.compute_kernels.errors import CompileFailed, DeviceUnavailable, InvalidInput, KernelError
 from threefs.compute_kernels.jit import compiler, driver, kernel, sass
