@@ -87,7 +87,7 @@ class Context:
         `body` runs again after a conflict, and after a commit whose outcome is unknown: it finds its own record then.
         A body that raises has no effect and leaves no record.
         """
-        self._check_request()
+        self.check_request()
         key = store.request_key(self.request)
 
         async def attempt(txn: Transaction) -> Done:
@@ -102,7 +102,7 @@ class Context:
 
         return await self.env.engine.transact(attempt, timeout_s=self.env.config.tuning.transaction_s)
 
-    def _check_request(self) -> None:
+    def check_request(self) -> None:
         """A request as old as its record could already be cleaned, so that it would be carried out again."""
         if len(self.request) != 16:
             raise BadRequest(f"a request id has 16 bytes, this one {len(self.request)}")

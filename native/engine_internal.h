@@ -7,7 +7,13 @@
 #include "engine.h"
 #include "records.h"
 
-enum { QUEUE_DEPTH = 128, GROUP_TASKS_MAX = 4096, GROUP_BOUNCE_BYTES = 128 << 20, DROP_STEP = 512, RESERVE_BYTES = 8 << 20 };
+enum {
+	QUEUE_DEPTH = 128,
+	GROUP_TASKS_MAX = 4096,
+	GROUP_BOUNCE_BYTES = 32 << 20, /* copies that a group may hold in memory; one more may exceed it */
+	DROP_STEP = 512,
+	RESERVE_BYTES = 8 << 20,
+};
 
 enum { NOW_TASKS = 32 }; /* reads that share one turn of the lock */
 

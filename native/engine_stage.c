@@ -184,14 +184,17 @@ static int plan(struct engine *engine, struct task *task)
 		return ENGINE_NO_TARGET;
 	if (!engine->reserve_held && update->kind != ENGINE_REMOVE)
 		return ENGINE_NO_SPACE;
-	int error = chunk_get(engine, &key, true, &task->chunk);
+	struct chunk *chunk;
+	int error = chunk_get(engine, &key, true, &chunk);
 	if (!error)
-		error = check_version(update, task->chunk->committed);
+		error = check_version(update, chunk->committed);
 	if (!error)
-		error = check_range(update, task->chunk->committed);
+		error = check_range(update, chunk->committed);
 	if (error)
 		return error;
 	uint32_t length, stored;
+	task->chunk = chunk;
+	chunk->pins++;
 	task->base = state_hold(task->chunk->committed);
 	task->mode = choose(update, task->base, &length, &stored);
 	task->state = state_new(update->chunk_bytes, stored);
@@ -445,8 +448,10 @@ void stage_end(struct engine *engine, struct task *task)
 		task->state->place->high = task->base->stored_bytes; /* the next append may use the block after all */
 	if (!task->error)
 		publish(engine, task);
-	if (task->chunk)
+	if (task->chunk) {
+		task->chunk->pins--;
 		chunk_touch(engine, task->chunk);
+	}
 	task->update->error = task->error;
 	state_drop(&engine->chunks, task->state);
 	state_drop(&engine->chunks, task->base);

@@ -343,9 +343,9 @@ class NativeEngine:
         descriptors = ffi.from_buffer("struct engine_read[]", reads.view(np.uint8))
         left = len(reads)
         if len(view) <= INLINE_BYTES_MAX:
-            left = lib.engine_read_now(self._engine, descriptors, len(reads))
+            left = lib.engine_read_now(self._handle(), descriptors, len(reads))
         if left:
-            await self._wait(lib.engine_read(self._engine, descriptors, len(reads)), (descriptors, view))
+            await self._wait(lib.engine_read(self._handle(), descriptors, len(reads)), (descriptors, view))
         if (reads["error"] == lib.ENGINE_DISK_FAILED).any():
             self._error(lib.ENGINE_DISK_FAILED, 0, TargetId(0), ChunkId(InodeId(0), 0), "read")
 

@@ -88,6 +88,7 @@ class StorageServer:
             self._node(),
             cluster_id=self.config.cluster_id,
             release=self._release,
+            routing=self.routing,
             targets=self.targets.statuses,
         )
         await self._check_disks()

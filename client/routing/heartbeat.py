@@ -2,7 +2,8 @@
 
 The one rule: `is_fenced()` turns true before mgmtd can declare this node dead. It counts from the moment at which
 the last answered heartbeat was *sent*, and mgmtd waits for twice as long from the moment at which it *came*, so
-both need only clocks of the same speed.
+both need only clocks of the same speed. It turns false again only with the map that mgmtd had when it answered: a
+node that was cut off must not serve by the map of before.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from threefs.client.routing.mgmtd_client import MgmtdClient
+from threefs.client.routing.routing_client import RoutingClient
 from threefs.common.errors import Conflict, NotFound, ThreefsError, UserError
 from threefs.common.ids import ChainVersion, TargetId
 from threefs.common.routing import LocalState, Node
@@ -84,6 +86,7 @@ class HeartbeatAgent:
         *,
         cluster_id: str = "",
         release: str = "",
+        routing: RoutingClient | None = None,  # the map by which this node serves, if it serves by one
         targets: Callable[[], Sequence[TargetStatus]] = tuple,
         on_config: OnConfig | None = None,
     ) -> None:
@@ -92,6 +95,7 @@ class HeartbeatAgent:
         self._mgmtd = mgmtd
         self._node = node
         self._release = release
+        self._routing = routing
         self._targets = targets
         self._config = ConfigFollower(on_config)
         self._incarnation = runtime.uuid()
@@ -159,8 +163,10 @@ class HeartbeatAgent:
             config_message=self._config.message,
         )
         reply = await self._mgmtd.call(Mgmtd.HEARTBEAT, request, timeout_s=timeout_s, attempt_s=timeout_s)
-        self._answered_at = max(self._answered_at, sent_at)
         self._timings = reply.timings
+        if self._routing is not None and self._routing.routing.version < reply.routing_version:
+            await self._routing.refresh(timeout_s=timeout_s)
+        self._answered_at = max(self._answered_at, sent_at)
         if reply.HasField("config"):
             self._config.take(reply.config)
 

@@ -77,7 +77,7 @@ def get_mla_metadata(
 def get_mla_metadata(
     cache_seqlens: torch.Tensor | None = None, num_heads_per_head_k: int | None = None, num_heads_k: int | None = None
 ) -> tuple[FlashMLASchedMeta, None] | tuple[torch.Tensor, torch.Tensor]:
-    """With arguments: the plan, int32 (parts, 8), and the running sum of splits, int32 (b + 1,). Without: a lazy object.
+    """The plan, int32 (parts, 8), and the running sum of splits, int32 (b + 1,); without arguments, a lazy object.
 
     `num_heads_per_head_k` is s_q * h_q // h_kv. Queued on the current stream; graph-safe.
     """

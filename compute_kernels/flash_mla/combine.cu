@@ -117,11 +117,11 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     const float total = block_sum(weight, s.sWarp);  // its barriers also publish the weights
 
     float4 sum = sum_splits(s, gPartial, at, rows_all, splits, team, column);
-    if (team > 0) s.sSum[team - 1][column] = sum;
+    s.sSum[team][column] = sum;
     __syncthreads();
     if (team == 0) {
 #pragma unroll
-      for (u32 i = 0; i < kTeams - 1; ++i) {
+      for (u32 i = 1; i < kTeams; ++i) {
         const float4 v = s.sSum[i][column];
         sum.x += v.x;
         sum.y += v.y;

@@ -107,15 +107,19 @@ class _Arguments(ctypes.Structure):
     )
 
 
+def ceil_div(x: int, y: int) -> int:
+    return -(-x // y)
+
+
 def reference_plan(
     lengths: list[int], parts: int, overhead: int = OVERHEAD_BLOCKS
 ) -> tuple[list[list[int]], list[int]]:
     """`plan.cu` in plain Python: the rows without their padding, and the running sum of splits."""
-    blocks = [-(-length // KEYS) for length in lengths]
+    blocks = [ceil_div(length, KEYS) for length in lengths]
     units = [overhead + max(count, 1) for count in blocks]
     ends = list(accumulate(units))
     firsts = [end - unit + overhead for end, unit in zip(ends, units, strict=True)]
-    quota = -(-(-(-ends[-1] // parts)) // 2) * 2
+    quota = ceil_div(ceil_div(ends[-1], parts), 2) * 2
     if len(lengths) <= WHOLE_MAX and (starts := _pack_whole(units, parts, quota + SLACK)) is not None:
         bounds = [*starts, len(lengths)]
         rows = [[a, b - 1, 0, blocks[b - 1], 0] for a, b in pairwise(bounds)]

@@ -100,7 +100,7 @@ class MiniCluster:
         routing = RoutingClient(runtime, transport, self.addresses)
         about = Node(NodeId(node), NodeType.STORAGE, NodeStatus.CONNECTING, f"{host}:1", hostname=host, pid=self._lives)
         found = Daemon(runtime, None, routing, {TargetId(t): local for t in targets})  # type: ignore[arg-type]
-        found.agent = HeartbeatAgent(runtime, routing.mgmtd, about, targets=found.statuses, **agent)
+        found.agent = HeartbeatAgent(runtime, routing.mgmtd, about, routing=routing, targets=found.statuses, **agent)
         self.daemons[node] = found
         return found
 

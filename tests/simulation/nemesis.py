@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import combinations
 
 from tests.simulation.world import Process, World
 
 
 class Nemesis:
-    def __init__(self, world: World, *, gap_s: tuple[float, float] = (2.0, 8.0)) -> None:
+    def __init__(self, world: World, *, kinds: Sequence[str] = (), gap_s: tuple[float, float] = (2.0, 8.0)) -> None:
+        """`kinds`: only these; none named: all."""
         self.counts: Counter[str] = Counter()
         self._world = world
         self._random = world.simulation.random
@@ -31,9 +32,13 @@ class Nemesis:
             "store faults": self._store_faults,
         }
 
+        self._chosen = list(kinds) or list(self._kinds)
+        unknown = [kind for kind in self._chosen if kind not in self._kinds]
+        assert not unknown, f"no such faults: {unknown}; there are {list(self._kinds)}"
+
     @property
     def kinds(self) -> list[str]:
-        return list(self._kinds)
+        return list(self._chosen)
 
     async def rage(self, seconds: float) -> None:
         """Strikes again and again; every kind once before any comes twice."""

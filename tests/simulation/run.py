@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.simulation import acknowledged, linearisable, replicas, stored_map
@@ -49,7 +50,13 @@ class Report:
 
 
 def run_seed(
-    seed: int, *, seconds: float = 300.0, think_s: float = 1.0, trace: bool = False, ablate: str = ""
+    seed: int,
+    *,
+    seconds: float = 300.0,
+    think_s: float = 1.0,
+    kinds: Sequence[str] = (),
+    trace: bool = False,
+    ablate: str = "",
 ) -> Report:
     """Runs one seed; never raises for a violation: it is in `problems`."""
     began = time.process_time()
@@ -58,7 +65,7 @@ def run_seed(
     report = Report(seed)
     with ablated(ablate):
         try:
-            world.simulation.run(_main(world, report, seconds, think_s))
+            world.simulation.run(_main(world, report, seconds, think_s, kinds))
         except AssertionError as exc:
             cause = traceback.format_exception(exc.__cause__) if exc.__cause__ is not None else []
             report.problems.insert(0, "\n".join([str(exc), *cause]))
@@ -76,11 +83,11 @@ def _shape(seed: int) -> Shape:
     return Shape(mgmtds=1 + seed % 2, metas=1 + seed // 2 % 2)
 
 
-async def _main(world: World, report: Report, seconds: float, think_s: float) -> None:
+async def _main(world: World, report: Report, seconds: float, think_s: float, kinds: Sequence[str]) -> None:
     work = Mixed(world, think_s=think_s)
     world.workload = work
     await world.bring_up()
-    nemesis = Nemesis(world)
+    nemesis = Nemesis(world, kinds=kinds)
     await nemesis.rage(seconds)
     world.heal()
     healed_at = world.runtime.now()
@@ -144,12 +151,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Replays one simulated run of a whole cluster.")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=300.0, help="virtual seconds of faults")
+    parser.add_argument("--think", type=float, default=1.0, help="mean seconds between a client's operations")
+    parser.add_argument("--fault", action="append", default=[], help="only this kind of fault (repeatable)")
     parser.add_argument("--ablate", choices=["", *ABLATIONS], default="", help="switch a safeguard off")
     parser.add_argument("--trace", action="store_true", help="print every event")
     parser.add_argument("--log", action="store_true", help="print what the daemons log")
     arguments = parser.parse_args()
     logging.disable(logging.NOTSET if arguments.log else logging.CRITICAL)
-    report = run_seed(arguments.seed, seconds=arguments.seconds, trace=arguments.trace, ablate=arguments.ablate)
+    report = run_seed(
+        arguments.seed,
+        seconds=arguments.seconds,
+        think_s=arguments.think,
+        kinds=arguments.fault,
+        trace=arguments.trace,
+        ablate=arguments.ablate,
+    )
     for line in report.trace:
         print(line)
     print(f"seed {report.seed}: {report.virtual_s:.0f} virtual s, {report.cpu_s:.1f} CPU s, {report.events} events")

@@ -61,7 +61,8 @@ class FakeMgmtd:
 
     async def heartbeat(self, message: pb.HeartbeatRequest, request: Request) -> pb.HeartbeatReply:
         self.beats.append(message)
-        reply = pb.HeartbeatReply(timings=pb.Timings(heartbeat_interval_s=0.5, failure_timeout_s=3))
+        timings = pb.Timings(heartbeat_interval_s=0.5, failure_timeout_s=3)
+        reply = pb.HeartbeatReply(timings=timings, routing_version=self.routing.version)
         if self.config is not None and self.config.version > message.config_version:
             reply.config.CopyFrom(self.config)
         return reply
@@ -190,5 +191,29 @@ def test_an_agent_reports_at_once_when_poked_and_what_it_thinks_of_a_configurati
         assert [beat.number for beat in mgmtd.beats] == list(range(1, len(mgmtd.beats) + 1))
         await agent.stop()
         assert mgmtd.beats[-1].number == newest.number + 1
+
+    bench.simulation.run(main())
+
+
+def test_a_node_that_was_cut_off_stays_fenced_until_it_has_the_newest_map() -> None:
+    bench = Bench()
+
+    async def main() -> None:
+        await bench.serve("a")
+        mgmtd = bench.mgmtds["a"]
+        routing = RoutingClient(bench.runtime, bench.transport, ["a"])
+        await routing.start()
+        node = Node(NodeId(5), NodeType.STORAGE, NodeStatus.CONNECTING, "s:1")
+        agent = HeartbeatAgent(bench.runtime, bench.client("a"), node, routing=routing)
+        await agent.start()
+        await routing.stop()  # the long poll hangs
+        mgmtd.leads = False  # nor does a refresh get through; heartbeats do
+        mgmtd.routing = Routing(RoutingVersion(2), "c")
+        await asyncio.sleep(4)
+        assert agent.is_fenced()
+        mgmtd.leads = True
+        await asyncio.sleep(2)
+        assert not agent.is_fenced()
+        assert routing.routing.version == 2
 
     bench.simulation.run(main())

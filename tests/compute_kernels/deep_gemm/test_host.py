@@ -11,7 +11,7 @@ from threefs.compute_kernels import deep_gemm
 from threefs.compute_kernels.deep_gemm import layout
 from threefs.compute_kernels.deep_gemm.checks import check_fp8_operands, check_groups, check_output
 from threefs.compute_kernels.deep_gemm.fp8_gemm import CONTIGUOUS, DENSE, MASKED, Tiling, launch_shape, reference_gemm
-from threefs.compute_kernels.deep_gemm.tilings import choose_contiguous, choose_dense, choose_masked, cost
+from threefs.compute_kernels.deep_gemm.tilings import choose_contiguous, choose_dense, choose_masked
 from threefs.compute_kernels.errors import DeviceUnavailable, InvalidInput
 
 pytestmark = pytest.mark.kernels
@@ -110,7 +110,6 @@ def test_every_shape_gets_a_valid_tiling_and_a_grid(m: int, n: int, k: int, sms:
             )
         else:
             assert launch.grid[0] <= sms * tiling.blocks_per_sm
-        assert cost(tiling, m, n, k, sms) > 0
     assert choose_contiguous(m, n, k, sms).block_m == 128, "a tile stays inside a group"
 
 
@@ -149,11 +148,11 @@ def test_wrong_operands_are_named_with_what_they_must_be() -> None:
         with pytest.raises(InvalidInput, match=message):
             check_fp8_operands(left, right, lhs_dims=2, rhs_dims=2)
     cpu = torch.device("cpu")
-    with pytest.raises(InvalidInput, match="out is torch.float16"):
+    with pytest.raises(InvalidInput, match=r"out is torch\.float16"):
         check_output(torch.zeros(2, 8, dtype=torch.float16), (2, 8), cpu)
     with pytest.raises(InvalidInput, match=r"out has shape \(2, 8\); it must be \(3, 8\)"):
         check_output(torch.zeros(2, 8, dtype=torch.bfloat16), (3, 8), cpu)
-    with pytest.raises(InvalidInput, match="masked_m is torch.int64"):
+    with pytest.raises(InvalidInput, match=r"masked_m is torch\.int64"):
         check_groups("masked_m", torch.zeros(4, dtype=torch.int64), 4, cpu)
     with pytest.raises(InvalidInput, match="recipe"):
         deep_gemm.fp8_gemm_nt(lhs, rhs, torch.zeros(130, 264, dtype=torch.bfloat16), recipe=(1, 1, 128))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -39,7 +41,7 @@ def test_a_plan_covers_every_block_once_and_in_order(lengths: list[int], parts: 
     for request, found in enumerate(pieces):
         assert found[0][0] == 0
         assert found[-1][1] == -(-lengths[request] // 64)
-        assert all(a[1] == b[0] for a, b in zip(found, found[1:], strict=False))
+        assert all(a[1] == b[0] for a, b in pairwise(found))
         assert [piece[2] for piece in found] == list(range(splits[request + 1] - splits[request]))
     assert splits[-1] <= len(lengths) + parts, "as many slots as the host allocates"
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -55,21 +54,21 @@ def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert cache.cache_folder() == tmp_path / "xdg" / "3fs" / "kernels"
 
 
-_WRITER = """
-import sys
-from pathlib import Path
-from threefs.compute_kernels.jit import cache
-from threefs.compute_kernels.jit.compiler import Compiled
-compiled = Compiled(b"same cubin" * 5000, "same log")
-for _ in range(40):
-    cache.store("12" * 32, compiled, Path(sys.argv[1]))
-    assert cache.load("12" * 32, Path(sys.argv[1])) == compiled
-"""
+def _write_and_read(folder: Path) -> None:
+    compiled = Compiled(b"same cubin" * 5000, "same log")
+    for _ in range(40):
+        cache.store("12" * 32, compiled, folder)
+        assert cache.load("12" * 32, folder) == compiled
 
 
 def test_processes_that_write_the_same_entry_never_see_half_of_it(tmp_path: Path) -> None:
-    writers = [subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path)]) for _ in range(3)]
-    assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
+    fork = multiprocessing.get_context("fork")
+    writers = [fork.Process(target=_write_and_read, args=(tmp_path,)) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(timeout=60)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["12" * 32 + ".cubin"]
 
 
