@@ -142,19 +142,13 @@ class NativeEngine:
         await self._order(lib.ENGINE_DROP_TARGET, target=target)
 
     async def stage(self, updates: Sequence[Update]) -> List[UpdateResult]:
-        handle = self._handle()
         if not updates:
             return []
         engine = self._handle()
         packed = bytearray(_UPDATE.size * len(updates))
         views = [_pack_update(packed, index * _UPDATE.size, update) for index, update in enumerate(updates)]
         descriptors = ffi.from_buffer("struct engine_update[]", packed)
-<<<<<<< HEAD
         await self._wait(lib.engine_stage(engine, descriptors, len(updates)), [descriptors, *views])
-=======
-        await self._wait(lib.engine_stage(handle, descriptors, len(updates)), (descriptors, views))
-        del views, descriptors  # an exception below keeps this frame: see _wait
->>>>>>> storage
         return [
             self._update_result(update, *_UPDATE_RESULT.unpack_from(packed, index * _UPDATE.size))
             for index, update in enumerate(updates)
@@ -286,15 +280,8 @@ class NativeEngine:
                 if not future.done():
                     future.set_result(None)
 
-<<<<<<< HEAD
     async def _wait(self, ticket: int, views: Sequence[Any], keep: Any = None) -> None:
         """Until C is done with a batch, then releases `views`, which `from_buffer` gave; `keep` stays until then."""
-=======
-    async def _wait(self, ticket: int, keep: object) -> None:
-        """Until C has carried a ticket out; `keep` is what it works on. Callers drop their own references before
-        they raise: CPython (3.11) crashes if its collector clears a memoryview that something it clears later,
-        as ffi.from_buffer's result in a frame of a traceback, still has exported."""
->>>>>>> storage
         if not ticket:
             raise Throttled(f"{self._folder}: out of memory for one more batch")
         future: asyncio.Future[None] = self._loop.create_future()
@@ -316,13 +303,7 @@ class NativeEngine:
             raise self._error(order.error, 0, TargetId(target), ChunkId(InodeId(0), 0), "request")
 
     async def _read(self, ops: Sequence[ReadOp], flags: int) -> List[ReadResult]:
-<<<<<<< HEAD
         engine = self._handle()
-=======
-        handle = self._handle()
-        if not ops:
-            return []
->>>>>>> storage
         packed = bytearray(_READ.size * len(ops))
         views: List[Any] = []
         total = 0
@@ -350,29 +331,18 @@ class NativeEngine:
         descriptors = ffi.from_buffer("struct engine_read[]", packed)
         left = len(ops)
         if total <= INLINE_BYTES_MAX and not flags:
-<<<<<<< HEAD
             left = lib.engine_read_now(engine, descriptors, len(ops))
         views.append(descriptors)
         if left:
             await self._wait(lib.engine_read(engine, descriptors, len(ops)), views)
         else:
             _release(views)
-=======
-            left = lib.engine_read_now(handle, descriptors, len(ops))
-        if left:
-            await self._wait(lib.engine_read(handle, descriptors, len(ops)), (descriptors, views))
-        del view, views, descriptors
->>>>>>> storage
         return [
             self._read_result(op, *_READ_RESULT.unpack_from(packed, index * _READ.size)) for index, op in enumerate(ops)
         ]
 
     async def read_array(self, reads: ReadArray, data: memoryview) -> None:
-<<<<<<< HEAD
         engine = self._handle()
-=======
-        handle = self._handle()
->>>>>>> storage
         view = ffi.from_buffer(data, require_writable=True)
         ends = np.cumsum(reads["bytes"], dtype=np.uint64)
         assert not len(ends) or int(ends[-1]) <= len(view), f"{ends[-1]} bytes do not fit into {len(view)}"
@@ -381,18 +351,11 @@ class NativeEngine:
         descriptors = ffi.from_buffer("struct engine_read[]", reads.view(np.uint8))
         left = len(reads)
         if len(view) <= INLINE_BYTES_MAX:
-<<<<<<< HEAD
             left = lib.engine_read_now(engine, descriptors, len(reads))
         if left:
             await self._wait(lib.engine_read(engine, descriptors, len(reads)), [descriptors, view])
         else:
             _release([descriptors, view])
-=======
-            left = lib.engine_read_now(handle, descriptors, len(reads))
-        if left:
-            await self._wait(lib.engine_read(handle, descriptors, len(reads)), (descriptors, view))
-        del view, descriptors
->>>>>>> storage
         if (reads["error"] == lib.ENGINE_DISK_FAILED).any():
             self._error(lib.ENGINE_DISK_FAILED, 0, TargetId(0), ChunkId(InodeId(0), 0), "read")
 
