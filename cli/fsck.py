@@ -56,15 +56,28 @@ def check_cluster(folder: Path | None, mgmtd: str, as_json: bool) -> int:
 async def _check(mgmtd: list[str]) -> Result:
     async with open_connection(mgmtd, user=Credentials(0, 0), description="3fs fsck") as connection:
         replicas = await _compare_replicas(connection)
-        chunks = {chunk: None for contents in replicas.contents.values() for chunk in contents}
         report = await namespace.check(connection.meta, connection.storage)
-        found = await namespace.read_namespace(connection.meta)
         result = Result(report.files, report.directories, replicas.count, report.garbage)
         result.problems = [problem.text for problem in report.problems] + replicas.problems
+        result.problems += [f"chunk {chunk} belongs to no file" for chunk in await _orphans(connection, replicas)]
+        return result
+
+
+async def _orphans(connection: Connection, replicas: _Replicas) -> list[ChunkId]:
+    """Chunks without a file. Each is looked for again: the collector removes chunks first and their file's record
+    then, so a chunk that was listed a moment ago may be gone together with its file."""
+    suspects: list[ChunkId] = []
+    for look in range(LOOKS):
+        chunks = {chunk: None for contents in replicas.contents.values() for chunk in contents}
+        found = await namespace.read_namespace(connection.meta)
         waiting = {record.inode for record in found.garbage} | found.written
         orphans = [c for c in namespace.orphan_chunks(found.inodes, chunks) if c.inode not in waiting]
-        result.problems += [f"chunk {chunk} belongs to no file" for chunk in orphans]
-        return result
+        suspects = [chunk for chunk in orphans if look == 0 or chunk in suspects]
+        if not suspects:
+            break
+        await asyncio.sleep(LOOK_AGAIN_S)
+        replicas = await _compare_replicas(connection)
+    return suspects
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ descriptor. The rule kept here: a session that meta recorded is closed exactly o
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -32,7 +33,7 @@ class FileOptions:
     """Bounds of one process's file state."""
 
     dirty_bytes_max: int = 32 << 20
-    writes_in_flight_max: int = 16
+    batches_in_flight_max: int = 8  # of up to 4 MiB each
     write_back_s: float = 1.0  # an open block that is older goes to storage
     report_s: float = 5.0  # between reports of the lengths of files that are being written
     length_s_max: float = 1.0  # how long a length is believed by a reader that comes to the end
@@ -52,8 +53,9 @@ class FileTable:
         self.options = options or FileOptions()
         write_back = WriteBack(
             runtime,
+            storage.write,
             bytes_max=self.options.dirty_bytes_max,
-            in_flight_max=self.options.writes_in_flight_max,
+            batches_max=self.options.batches_in_flight_max,
             age_s_max=self.options.write_back_s,
         )
         self._services = Services(runtime, meta, storage, write_back, self.options.length_s_max)
@@ -184,6 +186,8 @@ class OpenFile:
         self.created = created
         self._session = session
         self._open = True
+        self._lapsed = False  # the session was ended by `flush`; a later write begins another
+        self._pinning = asyncio.Lock()
         ahead = table.options.read_ahead_bytes
         self._ahead = ReadAhead(state, table.runtime, bytes_max=ahead) if ahead else None
         state.opens += 1
@@ -219,13 +223,15 @@ class OpenFile:
     async def pwrite(self, offset: int, data: memoryview, *, owned: bool = False) -> None:
         """Writes all of `data`; durable after `fsync`. `owned`: the caller never changes the bytes again."""
         self._check(self.writable)
+        if self._lapsed:
+            await self.pin()
         await self.state.write(offset, data, owned=owned)
 
     async def append(self, data: memoryview) -> int:
         """Writes at the end of the file as this process knows it; returns where."""
         self._check(self.writable)
         offset = self.state.length
-        await self.state.write(offset, data)
+        await self.pwrite(offset, data)
         return offset
 
     async def truncate(self, length: int) -> Inode:
@@ -237,11 +243,27 @@ class OpenFile:
         self._check(self._open)
         await self.state.sync()
 
+    async def flush(self) -> None:
+        """close(2) of one of what may be several duplicates: others who open the file see what was written.
+
+        Nearly always it is the only one, so the session is ended in the same request.
+        """
+        self._check(self._open)
+        if self.state.dirty:
+            await self.state.sync(self._lapse if self._session is not None and self.state.opens == 1 else None)
+
+    async def _lapse(self) -> None:
+        self._lapsed = True
+        self._table.note_session(self, open=True, session=False)
+        await self._end_session()
+
     async def pin(self) -> None:
         """Makes the data outlive the last name of the file for as long as it is open."""
-        if self._session is None:
-            self._session = (await self._table.meta.open(self.inode, os.O_RDONLY, pin=True)).session
-            self._table.note_session(self, open=True, session=self._session is not None)
+        async with self._pinning:
+            if self._session is None:
+                self._session = (await self._table.meta.open(self.inode, os.O_RDONLY, pin=True)).session
+                self._lapsed = False
+                self._table.note_session(self, open=True, session=self._session is not None)
 
     async def close(self) -> None:
         """Syncs and ends the session. Idempotent; the descriptor is closed even if this raises."""

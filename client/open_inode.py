@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
 from threefs.client.meta.client import MetaClient
@@ -77,7 +77,10 @@ class OpenInode:
         self._mtime_us = 0  # of the last write that meta has not been told of; 0: it has been told
         self._length_unknown = False  # a write failed: only storage knows the length
         self.buffer = WriteBuffer(
-            services.write_back, self._store, block_bytes=min(self.layout.chunk_bytes, BLOCK_BYTES_MAX)
+            services.write_back,
+            self._write_ios,
+            self._note_stored,
+            block_bytes=min(self.layout.chunk_bytes, BLOCK_BYTES_MAX),
         )
 
     # --- attributes ---------------------------------------------------------------------------------------------
@@ -186,9 +189,8 @@ class OpenInode:
         self.change += 1
         self._mtime_us = self.services.runtime.wall_us()
 
-    async def _store(self, offset: int, data: memoryview) -> None:
-        version = self._inode.truncate_version
-        ios = [
+    def _write_ios(self, offset: int, data: memoryview) -> list[WriteIO]:
+        return [
             WriteIO(
                 self.layout.chain_of(piece.chunk),
                 ChunkId(self._inode.id, piece.chunk),
@@ -198,16 +200,12 @@ class OpenInode:
             )
             for piece in pieces(self.layout.chunk_bytes, offset, len(data))
         ]
-        try:
-            await self.services.storage.write(ios)
-            for io in ios:
-                if io.error is not None:
-                    raise io.error
-        except ThreefsError:
+
+    def _note_stored(self, end: int, error: ThreefsError | None) -> None:
+        if error is None:
+            self._stored_end = max(self._stored_end, end)
+        else:
             self._length_unknown = True
-            raise
-        if version == self._inode.truncate_version:
-            self._stored_end = max(self._stored_end, offset + len(data))
 
     # --- agreeing with meta -------------------------------------------------------------------------------------
 
@@ -236,22 +234,23 @@ class OpenInode:
         if hint.mtime_us == self._mtime_us:
             self._mtime_us = 0  # no write since
 
-    async def sync(self, user: Credentials | None = None) -> None:
+    async def sync(self, report: Callable[[], Awaitable[None]] | None = None) -> None:
         """Data on stable storage, length and time of the last write in meta's record. Raises what a write behind
-        ran into."""
+        ran into. `report`: tells meta in some other way than by `MetaClient.sync`."""
+        tell = report or self._report
         try:
             await self.buffer.flush()
         except ThreefsError:
             with contextlib.suppress(ThreefsError):  # the first error is the one to tell; the next sync asks again
-                await self._report(user)
+                await tell()
             raise
-        await self._report(user)
+        await tell()
 
-    async def _report(self, user: Credentials | None) -> None:
+    async def _report(self) -> None:
         if not self._has_news:
             return
         hint = self.hint()
-        inode = await self.services.meta.sync(self._inode.id, hint, user=user)
+        inode = await self.services.meta.sync(self._inode.id, hint)
         self.note_reported(hint)
         self.observe(inode)
 

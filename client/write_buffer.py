@@ -1,37 +1,46 @@
 """Write-behind: small and sequential writes of a file become block-sized storage writes, many at a time.
 
-`OpenInode` owns one `WriteBuffer` a file; all of a process share one `WriteBack`, which bounds the memory and the
-writes in flight. The rule kept here: of two writes that touch the same byte, the later one reaches storage later.
-A block is *open* while writes may still extend it, then *sealed*: on its way to storage, never changed again.
-Nothing is lost by waiting: `flush` seals everything and returns when storage has it on stable storage.
+`OpenInode` owns one `WriteBuffer` a file; all of a process share one `WriteBack`, which bounds the memory and sends
+blocks of many files together. The rule kept here: of two writes that touch the same byte, the later one reaches
+storage later. A block is *open* while writes may still extend it, then *sealed*: it is never changed again, and goes
+to storage when no older block of the same place is on its way. Nothing is lost by waiting: `flush` seals everything
+and returns when storage has it on stable storage.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from threefs.common.errors import ThreefsError
+from threefs.client.storage.types import WriteIO
+from threefs.common.errors import InternalError, ThreefsError
 from threefs.common.runtime.interface import Runtime
 from threefs.native.buffers import buffer
 
 FIRST_BYTES = 64 << 10  # what a block that begins with a small write takes; it grows to its full size once it must
+BATCH_BYTES = 4 << 20  # sent together
+BATCH_BLOCKS = 64
 
-Send = Callable[[int, memoryview], Awaitable[None]]
+Write = Callable[[Sequence[WriteIO]], Awaitable[None]]  # `StorageClient.write`
+MakeIos = Callable[[int, memoryview], list[WriteIO]]  # from an offset in the file and its bytes
+Stored = Callable[[int, ThreefsError | None], None]  # told the end of a block that was stored, or why it was not
 
 
 class WriteBack:
-    """The bounds that all files of one process share: bytes held, writes in flight, age of an open block."""
+    """What all files of one process share: bytes held, batches in flight, age of an open block."""
 
-    def __init__(self, runtime: Runtime, *, bytes_max: int, in_flight_max: int, age_s_max: float) -> None:
+    def __init__(self, runtime: Runtime, write: Write, *, bytes_max: int, batches_max: int, age_s_max: float) -> None:
         self.runtime = runtime
         self.bytes_max = bytes_max
         self.age_s_max = age_s_max
         self.bytes_held = 0  # <= bytes_max, but for one block that is larger than that by itself
-        self.slots = asyncio.Semaphore(in_flight_max)
+        self._write = write
+        self._batches_left = batches_max
+        self._ready: deque[Block] = deque()  # sealed, and nothing older is in their way
+        self._sending_soon = False
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._open: dict[Block, WriteBuffer] = {}  # oldest first
+        self._open: dict[Block, None] = {}  # oldest first
 
     async def reserve(self, size: int) -> None:
         """Waits until `size` more bytes may be held; sends the oldest open block on its way while there is no room."""
@@ -52,8 +61,8 @@ class WriteBack:
 
     def seal_oldest(self) -> None:
         if self._open:
-            block, owner = next(iter(self._open.items()))
-            owner.seal(block)
+            block = next(iter(self._open))
+            block.owner.seal(block)
 
     def seal_aged(self) -> None:
         """Called now and then: what nobody has extended for a while goes to storage unasked."""
@@ -61,40 +70,81 @@ class WriteBack:
         while self._open and next(iter(self._open)).born_s <= latest:
             self.seal_oldest()
 
-    def note_open(self, block: Block, owner: WriteBuffer) -> None:
-        self._open[block] = owner
+    def note_open(self, block: Block) -> None:
+        self._open[block] = None
 
     def note_sealed(self, block: Block) -> None:
         self._open.pop(block, None)
+
+    def submit(self, block: Block) -> None:
+        """The block goes with the next batch. All that become ready in one turn of the loop go together."""
+        self._ready.append(block)
+        if not self._sending_soon:
+            self._sending_soon = True
+            asyncio.get_running_loop().call_soon(self._send_ready)
+
+    def _send_ready(self) -> None:
+        self._sending_soon = False
+        while self._ready and self._batches_left:
+            batch: list[Block] = []
+            total = 0
+            while self._ready and len(batch) < BATCH_BLOCKS and total + self._ready[0].size <= BATCH_BYTES:
+                batch.append(self._ready.popleft())
+                total += batch[-1].size
+            self._batches_left -= 1
+            self.runtime.spawn(self._send(batch), name="write back")
+
+    async def _send(self, batch: list[Block]) -> None:
+        ios = [block.owner.make_ios(block.begin, block.data()) for block in batch]
+        failed: ThreefsError | None = None
+        try:
+            await self._write([io for group in ios for io in group])
+        except ThreefsError as exc:
+            failed = exc
+        except BaseException:
+            failed = InternalError("writing behind was broken off")
+            raise
+        finally:
+            self._batches_left += 1
+            for block, group in zip(batch, ios, strict=True):
+                block.owner.finish(block, next((io.error for io in group if io.error is not None), failed))
+            self._send_ready()
 
 
 class Block:
     """Dirty bytes [begin, end) of one file, within one block of it."""
 
-    __slots__ = ("begin", "born_s", "end", "held", "memory", "number", "task")
+    __slots__ = ("begin", "born_s", "done", "end", "held", "memory", "number", "owner")
 
-    def __init__(self, number: int, begin: int, memory: memoryview, held: int, born_s: float) -> None:
+    def __init__(self, owner: WriteBuffer, number: int, begin: int, memory: memoryview, born_s: float) -> None:
+        self.owner = owner
         self.number = number
         self.begin = begin
         self.end = begin
         self.memory = memory  # memory[i] is the file's byte begin + i
-        self.held = held  # bytes reserved for it
+        self.held = len(memory)  # bytes reserved for it
         self.born_s = born_s
-        self.task: asyncio.Task[None] | None = None  # set when sealed
+        self.done: asyncio.Future[None] | None = None  # set when sealed; finished when stored or failed
+
+    @property
+    def size(self) -> int:
+        return self.end - self.begin
 
     def data(self) -> memoryview:
-        return self.memory[: self.end - self.begin]
+        return self.memory[: self.size]
 
 
 class WriteBuffer:
     """The dirty blocks of one file, in the order in which they were begun."""
 
-    def __init__(self, shared: WriteBack, send: Send, *, block_bytes: int) -> None:
+    def __init__(self, shared: WriteBack, make_ios: MakeIos, stored: Stored, *, block_bytes: int) -> None:
+        assert block_bytes <= BATCH_BYTES, f"blocks of {block_bytes} bytes do not fit a batch"
+        self.make_ios = make_ios
         self._shared = shared
-        self._send = send
+        self._stored = stored
         self._block_bytes = block_bytes
         self._open: dict[int, Block] = {}
-        self._sealed: dict[int, list[Block]] = {}  # of one number: oldest first
+        self._sealed: dict[int, list[Block]] = {}  # of one number: oldest first, and only that one is sent
         self._errors: list[ThreefsError] = []
 
     def __bool__(self) -> bool:
@@ -127,7 +177,7 @@ class WriteBuffer:
         await self._shared.reserve(len(data))
         if number in self._open:
             self.seal(self._open[number])
-        block = Block(number, begin, data, len(data), self._shared.runtime.now())
+        block = Block(self, number, begin, data, self._shared.runtime.now())
         block.end = begin + len(data)
         self._open[number] = block
         self.seal(block)
@@ -152,20 +202,20 @@ class WriteBuffer:
             full = (number + 1) * self._block_bytes - (block.begin if block else begin)
             size = min(FIRST_BYTES, full) if block is None and end - begin <= FIRST_BYTES else full
             await self._shared.reserve(size)
-            if self._open.get(number) is not block or (block is not None and block.task is not None):
+            if self._open.get(number) is not block or (block is not None and block.done is not None):
                 self._shared.release(size)  # somebody else was faster: look again
                 continue
             return self._make(number, begin, size) if block is None else self._grow(block, size)
 
     def _make(self, number: int, begin: int, size: int) -> Block:
-        block = Block(number, begin, buffer(size), size, self._shared.runtime.now())
+        block = Block(self, number, begin, buffer(size), self._shared.runtime.now())
         self._open[number] = block
-        self._shared.note_open(block, self)
+        self._shared.note_open(block)
         return block
 
     def _grow(self, block: Block, size: int) -> Block:
         memory = buffer(size)
-        memory[: block.end - block.begin] = block.data()
+        memory[: block.size] = block.data()
         block.memory = memory
         self._shared.release(block.held)
         block.held = size
@@ -173,29 +223,29 @@ class WriteBuffer:
 
     def seal(self, block: Block) -> None:
         """Sends an open block on its way."""
-        assert block.task is None, f"block {block.number} is sealed twice"
+        assert block.done is None, f"block {block.number} is sealed twice"
         del self._open[block.number]
         self._shared.note_sealed(block)
-        before = self._sealed.setdefault(block.number, [])
-        block.task = self._shared.runtime.spawn(
-            self._store(block, before[-1].task if before else None), name=f"write block {block.number}"
-        )
-        before.append(block)
+        block.done = asyncio.get_running_loop().create_future()
+        queue = self._sealed.setdefault(block.number, [])
+        queue.append(block)
+        if len(queue) == 1:
+            self._shared.submit(block)
 
-    async def _store(self, block: Block, before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            await asyncio.shield(before)
-        try:
-            async with self._shared.slots:
-                await self._send(block.begin, block.data())
-        except ThreefsError as exc:
-            self._errors.append(exc)
-        finally:
-            sealed = self._sealed[block.number]
-            sealed.remove(block)
-            if not sealed:
-                del self._sealed[block.number]
-            self._shared.release(block.held)
+    def finish(self, block: Block, error: ThreefsError | None) -> None:
+        """Called by `WriteBack`: the block was stored, or is lost because of `error`."""
+        assert block.done is not None, f"block {block.number} was never sealed"
+        queue = self._sealed[block.number]
+        assert queue.pop(0) is block, f"block {block.number} was overtaken"
+        if queue:
+            self._shared.submit(queue[0])
+        else:
+            del self._sealed[block.number]
+        self._shared.release(block.held)
+        if error is not None:
+            self._errors.append(error)
+        self._stored(block.end, error)
+        block.done.set_result(None)
 
     def seal_all(self) -> None:
         for block in list(self._open.values()):
@@ -214,9 +264,9 @@ class WriteBuffer:
             raise first
 
     async def _settle(self, blocks: list[Block]) -> None:
-        tasks = [block.task for block in blocks if block.task is not None]
-        if tasks:
-            await asyncio.shield(asyncio.gather(*tasks))
+        for block in blocks:
+            assert block.done is not None, f"block {block.number} is still open"
+            await asyncio.shield(block.done)
 
     async def view_of(self, begin: int, end: int) -> memoryview | None:
         """The bytes [begin, end) if one dirty block has them all; else None, after whatever overlaps them has been
@@ -228,7 +278,7 @@ class WriteBuffer:
         if newest.begin <= begin and end <= newest.end:
             return newest.memory[begin - newest.begin : end - newest.begin]
         for block in touched:
-            if block.task is None:
+            if block.done is None:
                 self.seal(block)
         await self._settle(touched)
         return None

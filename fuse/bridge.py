@@ -1,4 +1,4 @@
-"""The Python face of `native/fuse_bridge`: a mounted session, and requests that are answered exactly once.
+"""The Python face of `native/fuse_*.c`: a mounted session, and requests that are answered exactly once.
 
 `Mount` (in `mount.py`) is the only caller. An answer sends the bytes and frees the request at once; touching a
 request after its answer is an assertion failure, not a crash.
@@ -67,7 +67,7 @@ class Request:
 
     @property
     def raw(self) -> Any:
-        """The C structure (see fuse_bridge.h), valid until the answer."""
+        """The C structure (see fuse_requests.h), valid until the answer."""
         assert self._pointer is not None, f"request {self.id} was answered already"
         return self._pointer
 

@@ -21,7 +21,7 @@ class CacheConfig(Config):
 
 class WriteConfig(Config):
     dirty_bytes_max: int = Field(32 << 20, ge=1 << 20, le=4 << 30)
-    writes_in_flight_max: int = Field(16, ge=1, le=1024)
+    batches_in_flight_max: int = Field(8, ge=1, le=1024)  # of up to 4 MiB each
     write_back_s: float = Field(1.0, gt=0, le=60)  # what waits longer goes to storage unasked
     report_s: float = Field(5.0, gt=0, le=600)  # between reports of lengths of files that are being written
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from threefs.client.file import FileTable, OpenFile
 from threefs.client.meta.client import MetaClient
@@ -17,9 +16,7 @@ from threefs.common.files import Credentials, FileType, Inode
 from threefs.common.ids import InodeId
 from threefs.fuse.bridge import Bridge, Request
 from threefs.fuse.credentials import CredentialsCache
-
-if TYPE_CHECKING:
-    from threefs.fuse.directories import DirectoryStream
+from threefs.fuse.streams import DirectoryStream
 
 TOLD_MAX = 65536
 FMODE_EXEC = 0x20  # the kernel's: opened to be executed, so that the x bit was asked for and not the r bit

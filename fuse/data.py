@@ -67,14 +67,13 @@ async def write(context: Context, request: Request) -> None:
     file, size, offset = context.file(request), raw.data_length, raw.offset
     owned = raw.receive_buffer != 0 and size >= context.block_bytes
     data = request.take_payload() if owned else request.payload()
-    await file.state.write(offset, data, owned=owned)
+    await file.pwrite(offset, data, owned=owned)
     request.reply_written(size)
     metrics.BYTES_WRITTEN.inc(size)
 
 
 async def flush(context: Context, request: Request) -> None:
-    """close(2) of one descriptor: other clients that open the file from now on see what was written."""
-    await context.file(request).state.sync()
+    await context.file(request).flush()
     request.reply_done()
 
 
@@ -123,7 +122,7 @@ async def _copy(source: OpenFile, target: OpenFile, start: int, to: int, size: i
     while done < size:
         memory = buffer(min(COPY_BYTES, size - done))
         count = await source.state.read_into(start + done, memory)
-        await target.state.write(to + done, memory[:count], owned=True)
+        await target.pwrite(to + done, memory[:count], owned=True)
         done += count
         if count < len(memory):
             break

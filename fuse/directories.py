@@ -1,60 +1,19 @@
 """Reading directories: opendir, readdir, readdirplus, releasedir.
 
-Meta lists a directory in name order, page by page. A stream keeps the pages that a reader may come back to; offsets
-count entries from the beginning, with 0 for "." and 1 for "..".
+Offsets count entries from the beginning of a stream (see `streams`), with 0 for "." and 1 for "..".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from threefs.client.meta.client import MetaClient
-from threefs.client.meta.types import ListedEntry
-from threefs.common.files import Credentials, FileType, Inode
+from threefs.common.files import FileType, Inode
 from threefs.common.ids import InodeId
 from threefs.fuse.bridge import UNKNOWN_INODE, EntryPacker, Request
 from threefs.fuse.context import Context
+from threefs.fuse.streams import DirectoryStream
 
 DOTS = 2
-PAGE_ENTRIES = 512
-KEPT_ENTRIES = 4 * PAGE_ENTRIES  # what a reader may seek back to without listing from the start again
 _DIRECTORY_MODE = 0o040000
 _MODES = {kind: Inode(InodeId(0), kind, 0, 0, 0, 0, 0, 0, 0, 0).st_mode for kind in FileType}
-
-
-@dataclass(slots=True)
-class DirectoryStream:
-    """One open directory. `entries[i]` is entry number `first + i` (dots not counted)."""
-
-    meta: MetaClient
-    inode: InodeId
-    user: Credentials
-    first: int = 0
-    entries: list[ListedEntry] = field(default_factory=list)
-    more: bool = True
-
-    def rewind(self) -> None:
-        self.first, self.entries, self.more = 0, [], True
-
-    async def entry(self, number: int, *, attributes: bool) -> ListedEntry | None:
-        """Entry `number`, None beyond the last."""
-        if number < self.first:
-            self.rewind()
-        while number >= self.first + len(self.entries):
-            if not self.more:
-                return None
-            await self._next_page(attributes)
-        return self.entries[number - self.first]
-
-    async def _next_page(self, attributes: bool) -> None:
-        after = self.entries[-1].entry.name if self.entries else b""
-        page = await self.meta.list(self.inode, after=after, limit=PAGE_ENTRIES, attributes=attributes, user=self.user)
-        self.entries += page.entries
-        self.more = page.more and bool(page.entries)
-        excess = len(self.entries) - KEPT_ENTRIES
-        if excess > 0:
-            del self.entries[:excess]
-            self.first += excess
 
 
 async def opendir(context: Context, request: Request) -> None:

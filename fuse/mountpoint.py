@@ -62,7 +62,7 @@ def prepare(mountpoint: Path) -> str:
 
 def _is_dead(path: str) -> bool:
     try:
-        os.stat(path)
+        os.statvfs(path)  # asks the daemon each time; what stat says may come from the kernel's cache
     except OSError as exc:
         return exc.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

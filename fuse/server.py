@@ -104,7 +104,7 @@ class MountServer:
 def _file_options(config: MountConfig) -> FileOptions:
     return FileOptions(
         dirty_bytes_max=config.write.dirty_bytes_max,
-        writes_in_flight_max=config.write.writes_in_flight_max,
+        batches_in_flight_max=config.write.batches_in_flight_max,
         write_back_s=config.write.write_back_s,
         report_s=config.write.report_s,
         length_s_max=config.cache.attr_s,

@@ -9,6 +9,9 @@ import asyncio
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 
+from threefs.common.files import At
+from threefs.common.files_proto import path_bytes
+
 
 class KeyedLocks:
     """A lock for each key that is in use."""
@@ -27,3 +30,9 @@ class KeyedLocks:
             users[0] -= 1
             if users[0] == 0:
                 del self._held[key]
+
+
+def directory_of(at: At) -> Hashable:
+    """A key for the directory that a place is in: places that spell it differently get different keys."""
+    path = path_bytes(at.path).rstrip(b"/")
+    return at.inode, path[: path.rfind(b"/") + 1]

@@ -69,7 +69,8 @@ class MetaServer:
         self.service = MetaService(self.env)
         self._server = carrier.server(config.listen, {**bind(self.service, Meta), **(handlers or {})})
         self._heartbeat: HeartbeatAgent | None = None
-        self._workers = self._make_workers()
+        self._workers: list[Periodic] = []
+        self._started = False  # before that, every key of the cluster's configuration is taken over
 
     def _make_workers(self) -> list[Periodic]:
         env = self.env
@@ -105,6 +106,8 @@ class MetaServer:
             on_config=self.take_config,
         )
         await self._heartbeat.start()
+        self._started = True
+        self._workers = self._make_workers()
         for worker in self._workers:
             worker.start()
         _log.info("metadata daemon %d serves at %s", self.node.id, self.node.address)
@@ -120,8 +123,9 @@ class MetaServer:
         await self._transport.close()
 
     def take_config(self, text: str, version: int) -> Sequence[str]:
-        """Takes over the hot keys of a new cluster configuration; returns those that wait for a restart."""
-        taken = overlay(self.config, text, where=f"cluster configuration {version}")
+        """Takes over a new cluster configuration, once started only its hot keys; returns those that wait for a
+        restart. What is needed before mgmtd can be reached (node id, addresses, store) counts as the file says it."""
+        taken = overlay(self.config, text, where=f"cluster configuration {version}", starting=not self._started)
         self.config = taken.config
         self.env.config = taken.config
         return taken.waiting

@@ -108,6 +108,8 @@ static struct group *group_of(const struct blocks *blocks, struct place_id place
 static bool take_from(struct block_class *class, uint64_t index, uint64_t *block)
 {
 	struct group *group = &class->groups[index];
+	if (group->hollow)
+		return false;
 	for (uint32_t word = 0; word * 64 < class->group_blocks; word++) {
 		uint64_t room = ~group->live[word];
 		if (!room)
@@ -135,11 +137,20 @@ bool blocks_take(struct blocks *blocks, uint32_t class_index, struct place_id *p
 	return false;
 }
 
-int blocks_allocate_group(struct blocks *blocks, uint32_t class_index)
+uint64_t blocks_next_group(const struct blocks *blocks, uint32_t class_index)
+{
+	const struct block_class *class = &blocks->classes[class_index];
+	uint64_t index = 0;
+	while (index < class->group_count && !class->groups[index].hollow)
+		index++;
+	return index;
+}
+
+int blocks_allocate_group(struct blocks *blocks, uint32_t class_index, uint64_t index)
 {
 	struct block_class *class = &blocks->classes[class_index];
 	uint64_t bytes = blocks_group_bytes(class);
-	return blocks->io->allocate(class->write_fd, class->group_count * bytes, bytes);
+	return blocks->io->allocate(class->write_fd, index * bytes, bytes);
 }
 
 static bool make_room(struct block_class *class, uint64_t count)
@@ -158,13 +169,46 @@ static bool make_room(struct block_class *class, uint64_t count)
 	return true;
 }
 
-bool blocks_add_group(struct blocks *blocks, uint32_t class_index)
+bool blocks_add_group(struct blocks *blocks, uint32_t class_index, uint64_t index)
 {
 	struct block_class *class = &blocks->classes[class_index];
-	if (!make_room(class, class->group_count + 1))
+	if (index < class->group_count) {
+		class->groups[index].hollow = false;
+		if (index < class->first_free)
+			class->first_free = index;
+		return true;
+	}
+	if (!make_room(class, index + 1))
 		return false;
-	class->group_count++;
+	class->group_count = index + 1;
 	return true;
+}
+
+static bool is_empty(const struct group *group)
+{
+	uint64_t any = group->live_count;
+	for (unsigned word = 0; word < GROUP_WORDS; word++)
+		any |= group->stored[word];
+	return !any;
+}
+
+uint64_t blocks_release_empty(struct blocks *blocks)
+{
+	uint64_t released = 0;
+	for (uint32_t i = 0; i < BLOCK_CLASSES; i++) {
+		struct block_class *class = &blocks->classes[i];
+		uint64_t bytes = blocks_group_bytes(class);
+		for (uint64_t index = 0; index < class->group_count; index++) {
+			struct group *group = &class->groups[index];
+			if (group->hollow || !is_empty(group))
+				continue;
+			if (blocks->io->release(class->write_fd, index * bytes, bytes))
+				continue;
+			group->hollow = true;
+			released += bytes;
+		}
+	}
+	return released;
 }
 
 void blocks_give_back(struct blocks *blocks, struct place_id place)
@@ -177,6 +221,23 @@ void blocks_give_back(struct blocks *blocks, struct place_id place)
 	class->live_blocks--;
 	if (index < class->first_free)
 		class->first_free = index;
+}
+
+int blocks_restore_rest(struct blocks *blocks)
+{
+	for (uint32_t i = 0; i < BLOCK_CLASSES; i++) {
+		struct block_class *class = &blocks->classes[i];
+		struct stat found;
+		if (fstat(class->write_fd, &found))
+			return errno;
+		uint64_t count = (uint64_t)found.st_size / blocks_group_bytes(class);
+		if (!make_room(class, count))
+			return ENOMEM;
+		if (class->group_count < count)
+			class->group_count = count;
+	}
+	blocks_release_empty(blocks);
+	return 0;
 }
 
 int blocks_restore(struct blocks *blocks, uint32_t class_index, uint64_t index, const uint64_t stored[GROUP_WORDS])
@@ -227,6 +288,8 @@ void blocks_count(const struct blocks *blocks, uint64_t *live, uint64_t *idle)
 	for (uint32_t i = 0; i < BLOCK_CLASSES; i++) {
 		const struct block_class *class = &blocks->classes[i];
 		*live += class->live_blocks << class->shift;
-		*idle += (class->group_count * class->group_blocks - class->live_blocks) << class->shift;
+		for (uint64_t index = 0; index < class->group_count; index++)
+			if (!class->groups[index].hollow)
+				*idle += (uint64_t)(class->group_blocks - class->groups[index].live_count) << class->shift;
 	}
 }

@@ -23,6 +23,7 @@ struct group {
 	uint64_t stored[GROUP_WORDS];
 	uint32_t live_count;
 	bool changed; /* `stored` differs from the record on disk */
+	bool hollow;  /* nothing is live, and its space is the file system's again: to be allocated before use */
 };
 
 struct block_class {
@@ -57,14 +58,22 @@ uint64_t blocks_group_bytes(const struct block_class *class);
 uint64_t blocks_offset(struct place_id place);
 /* A block that nobody uses, taken from existing groups only; false if there is none. */
 bool blocks_take(struct blocks *blocks, uint32_t class_index, struct place_id *place);
-/* Adds a group to a class; 0 or an errno value. May take a millisecond: call it without the engine's lock if no
- * other thread adds groups, but see `blocks_add_group`. */
-int blocks_allocate_group(struct blocks *blocks, uint32_t class_index);
-/* Makes the allocated group known; false if memory is exhausted. */
-bool blocks_add_group(struct blocks *blocks, uint32_t class_index);
+/* A hollow group of the class, or the one to come after the last. */
+uint64_t blocks_next_group(const struct blocks *blocks, uint32_t class_index);
+/* Takes its space from the file system; 0 or an errno value. May take a millisecond: no lock is needed as long as
+ * only one thread adds groups. */
+int blocks_allocate_group(struct blocks *blocks, uint32_t class_index, uint64_t index);
+/* Makes the allocated group's blocks free to be taken; false if memory is exhausted. */
+bool blocks_add_group(struct blocks *blocks, uint32_t class_index, uint64_t index);
+/* Gives the space of groups without live blocks back to the file system; returns the bytes. No transaction may be
+ * under way: what is not stored must be so on disk. */
+uint64_t blocks_release_empty(struct blocks *blocks);
 void blocks_give_back(struct blocks *blocks, struct place_id place);
 /* Recovery: group `index` has these stored (and so live) blocks; 0 or an errno value. */
 int blocks_restore(struct blocks *blocks, uint32_t class_index, uint64_t index, const uint64_t stored[GROUP_WORDS]);
+/* Recovery, after all groups: those that nothing is stored in give their space back, so that it is known whose it is.
+ * 0 or an errno value. */
+int blocks_restore_rest(struct blocks *blocks);
 void blocks_set_stored(struct blocks *blocks, struct place_id place, bool stored);
 bool blocks_is_stored(const struct blocks *blocks, struct place_id place);
 /* Bytes of live blocks, and of free blocks in existing groups. */

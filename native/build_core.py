@@ -9,6 +9,7 @@ INNER = [
     "blocks",
     "chunks",
     "records",
+    "engine_frame",
     "engine_list",
     "engine_query",
     "engine_reader",

@@ -2,4 +2,6 @@
 
 from threefs.native.builder import module
 
-ffi = module("_fuse", ["fuse_bridge"], libraries=["fuse3"], macros=[])
+PARTS = ["fuse_requests", "fuse_answers", "fuse_bridge"]
+
+ffi = module("_fuse", PARTS, libraries=["fuse3"], macros=[])

@@ -72,7 +72,7 @@ static void forget(struct chunks *chunks, struct chunk *chunk)
  * `struct place` of one block would lose count. */
 static bool is_idle(const struct chunk *chunk)
 {
-	return !chunk->is_dirty && !chunk->pending && !chunk->staging &&
+	return !chunk->is_dirty && !chunk->pending && !chunk->pins &&
 	       (!chunk->committed || chunk->committed->refs == 2);
 }
 

@@ -42,6 +42,7 @@ struct chunk {
 	struct chunk *dirty_next, *dirty_previous;
 	struct state *committed, *pending, *stored_committed, *stored_pending; /* NULL: none */
 	struct state *staging; /* an update that is on its way to the disk, or NULL; not a reference */
+	uint32_t pins; /* who holds a pointer without the lock: not forgotten meanwhile */
 	bool is_dirty;
 };
 

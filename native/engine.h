@@ -110,6 +110,28 @@ struct engine_space {
 	uint64_t capacity_bytes, free_bytes, used_bytes, chunk_count;
 };
 
+/* What a read of a frame may touch: targets that serve now, under the chain version that they serve with. */
+struct engine_grant {
+	uint64_t target, chain_version;
+	uint32_t chain;
+	uint32_t is_authority; /* may answer although a newer version is pending */
+};
+
+/* Descriptors of a read frame as proto/data_plane.py lays them out. */
+struct engine_frame_read {
+	uint64_t target;
+	uint32_t chain, flags;
+	uint64_t chain_version;
+	uint8_t chunk[16];
+	uint32_t offset, bytes;
+};
+
+struct engine_frame_reply {
+	uint16_t status, message_bytes;
+	uint32_t bytes, crc32c, reserved;
+	uint64_t version;
+};
+
 struct engine;
 
 /* NULL on failure: report->error is an engine_error, report->message says what and where. */
@@ -126,6 +148,10 @@ uint64_t engine_order(struct engine *engine, struct engine_order *order);
 
 /* Answers what the page cache holds; returns how many are left as ENGINE_UNFINISHED, for `engine_read`. */
 uint32_t engine_read_now(struct engine *engine, struct engine_read *reads, uint32_t count);
+/* Answers a whole frame at once: `replies` gets a descriptor for each read, `data` their bytes one after the other.
+ * Returns the number of bytes, or -1 if any read needs the disk, a closer look or an error: then nothing was said. */
+int64_t engine_read_frame(struct engine *engine, const void *reads, uint32_t count, const struct engine_grant *grants,
+			  uint32_t grant_count, uint8_t *data, uint64_t data_bytes, void *replies);
 void engine_commit(struct engine *engine, struct engine_commit *commits, uint32_t count);
 /* Fills what `found` says exists; target and chunk are given. */
 void engine_query(struct engine *engine, struct engine_meta *metas, uint32_t count);

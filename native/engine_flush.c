@@ -12,6 +12,7 @@ static void note(struct engine *engine, struct chunk *chunk, size_t *count)
 {
 	struct change *change = &engine->changes[(*count)++];
 	change->chunk = chunk;
+	chunk->pins++;
 	change->committed = state_hold(chunk->committed);
 	change->pending = state_hold(chunk->staging ? chunk->staging : chunk->pending);
 }
@@ -129,6 +130,7 @@ static void settle(struct engine *engine, size_t count, bool written)
 			state_set(&engine->chunks, &change->chunk->stored_committed, change->committed);
 			state_set(&engine->chunks, &change->chunk->stored_pending, change->pending);
 		}
+		change->chunk->pins--;
 		state_drop(&engine->chunks, change->committed);
 		state_drop(&engine->chunks, change->pending);
 		if (!change->chunk->staging) /* else `stage_end` does it */

@@ -7,7 +7,15 @@
 #include "engine.h"
 #include "records.h"
 
-enum { QUEUE_DEPTH = 128, GROUP_TASKS_MAX = 4096, GROUP_BOUNCE_BYTES = 128 << 20, DROP_STEP = 512, RESERVE_BYTES = 8 << 20 };
+enum {
+	QUEUE_DEPTH = 128,
+	GROUP_TASKS_MAX = 4096,
+	GROUP_BOUNCE_BYTES = 32 << 20, /* copies that a group may hold in memory; one more may exceed it */
+	DROP_STEP = 512,
+	RESERVE_BYTES = 8 << 20,
+};
+
+enum { NOW_TASKS = 32 }; /* reads that share one turn of the lock */
 
 enum batch_kind { BATCH_STAGE, BATCH_READ, BATCH_ORDER };
 
@@ -56,6 +64,18 @@ struct commit_group {
 	size_t bounce_bytes;
 	struct batch_list finished;
 	bool touched[BLOCK_CLASSES];
+};
+
+/* One read: whole units are fetched, the caller's bytes straight into the caller's buffer. */
+struct read_task {
+	struct engine_read *op;
+	struct state *state; /* held while there is something to fetch, else NULL */
+	uint32_t first, last; /* bytes of the block that are fetched: whole units, or up to the end of what is stored */
+	uint32_t head, body, tail; /* before, in and behind the caller's bytes; they sum up to last - first */
+	uint8_t *bounce;           /* head and tail; everything if ENGINE_READ_DISK */
+	uint8_t *body_at;
+	uint32_t expected;
+	struct io_job job;
 };
 
 struct target {
@@ -130,7 +150,11 @@ int flush_records(struct engine *engine);
 /* engine_list.c: up to `max` keys of a target's records; with the lock. */
 uint32_t target_keys(struct engine *engine, uint64_t id, struct key *keys, uint32_t max);
 
-/* engine_writer.c, engine_reader.c */
+
+/* engine_writer.c, engine_reader.c. Begin and end with the lock; in between, without it, `read_cached` tries without the disk. */
+void read_begin(struct engine *engine, struct read_task *task, struct engine_read *op);
+void read_cached(struct engine *engine, struct read_task *task);
+void read_end(struct engine *engine, struct read_task *task);
 void *writer_main(void *engine);
 void *reader_main(void *engine);
 void group_finish(struct engine *engine);

@@ -6,19 +6,7 @@
 #include "crc32c.h"
 #include "engine_internal.h"
 
-enum { NOW_TASKS = 32, ROUND_TASKS_MAX = 512 };
-
-/* One read: whole units are fetched, the caller's bytes straight into the caller's buffer. */
-struct read_task {
-	struct engine_read *op;
-	struct state *state; /* held while there is something to fetch, else NULL */
-	uint32_t first, last; /* bytes of the block that are fetched: whole units, or up to the end of what is stored */
-	uint32_t head, body, tail; /* before, in and behind the caller's bytes; they sum up to last - first */
-	uint8_t *bounce;           /* head and tail; everything if ENGINE_READ_DISK */
-	uint8_t *body_at;
-	uint32_t expected;
-	struct io_job job;
-};
+enum { ROUND_TASKS_MAX = 512 };
 
 static void fill_answer(struct engine_read *op, const struct chunk *chunk)
 {
@@ -179,22 +167,21 @@ static int deliver(struct read_task *task)
 	return 0;
 }
 
-static void begin(struct engine *engine, struct read_task *task, struct engine_read *op)
+void read_begin(struct engine *engine, struct read_task *task, struct engine_read *op)
 {
 	memset(task, 0, sizeof *task);
 	task->op = op;
 	op->error = resolve(engine, task);
 }
 
-static void end(struct engine *engine, struct read_task *task)
+void read_end(struct engine *engine, struct read_task *task)
 {
 	state_drop(&engine->chunks, task->state);
 	if (task->op->error)
 		task->op->length = 0;
 }
 
-/* Tries without waiting for the disk. */
-static void read_cached(struct engine *engine, struct read_task *task)
+void read_cached(struct engine *engine, struct read_task *task)
 {
 	struct engine_read *op = task->op;
 	if (op->error || !task->state)
@@ -221,14 +208,14 @@ uint32_t engine_read_now(struct engine *engine, struct engine_read *reads, uint3
 		uint32_t share = count - done < NOW_TASKS ? count - done : NOW_TASKS;
 		pthread_mutex_lock(&engine->lock);
 		for (uint32_t i = 0; i < share; i++)
-			begin(engine, &tasks[i], &reads[done + i]);
+			read_begin(engine, &tasks[i], &reads[done + i]);
 		pthread_mutex_unlock(&engine->lock);
 		for (uint32_t i = 0; i < share; i++)
 			read_cached(engine, &tasks[i]);
 		pthread_mutex_lock(&engine->lock);
 		for (uint32_t i = 0; i < share; i++) {
 			left += tasks[i].op->error == ENGINE_UNFINISHED;
-			end(engine, &tasks[i]);
+			read_end(engine, &tasks[i]);
 		}
 		pthread_mutex_unlock(&engine->lock);
 	}
@@ -268,7 +255,7 @@ static void read_round(struct engine *engine, struct batch_list *taken, struct r
 			if (!tasks)
 				batch->reads[i].error = ENGINE_NO_MEMORY;
 			else if (batch->reads[i].error == ENGINE_UNFINISHED)
-				begin(engine, &tasks[count++], &batch->reads[i]);
+				read_begin(engine, &tasks[count++], &batch->reads[i]);
 	pthread_mutex_unlock(&engine->lock);
 	for (uint32_t i = 0; i < count; i++)
 		submit(engine, &tasks[i]);
@@ -280,7 +267,7 @@ static void read_round(struct engine *engine, struct batch_list *taken, struct r
 	}
 	pthread_mutex_lock(&engine->lock);
 	for (uint32_t i = 0; i < count; i++)
-		end(engine, &tasks[i]);
+		read_end(engine, &tasks[i]);
 	complete(engine, taken);
 	pthread_mutex_unlock(&engine->lock);
 }

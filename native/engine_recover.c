@@ -165,6 +165,8 @@ static int restore_tables(struct engine *engine, struct engine_report *report)
 	if (!status)
 		status = walk(engine, TABLE_GROUPS, restore_group, NULL);
 	if (!status)
+		status = blocks_restore_rest(&engine->blocks);
+	if (!status)
 		status = mdb_stat(engine->records.reader, engine->records.tables[TABLE_COMMITTED], &stat);
 	if (!status)
 		engine->chunk_count = report->chunk_count = stat.ms_entries;

@@ -104,19 +104,23 @@ static bool is_within_limits(struct engine *engine, uint64_t more, bool creating
 	return live + more <= capacity;
 }
 
-/* Adds a group, with the lock let go while the file grows: only this thread adds groups. */
+/* Adds a group, with the lock let go while the file grows: only this thread adds groups. A full disk is first given
+ * what other classes no longer use. */
 static int grow(struct engine *engine, uint32_t class_index)
 {
+	uint64_t index = blocks_next_group(&engine->blocks, class_index);
 	pthread_mutex_unlock(&engine->lock);
-	int status = blocks_allocate_group(&engine->blocks, class_index);
+	int status = blocks_allocate_group(&engine->blocks, class_index, index);
 	pthread_mutex_lock(&engine->lock);
+	if (status == ENOSPC && blocks_release_empty(&engine->blocks))
+		status = blocks_allocate_group(&engine->blocks, class_index, index);
 	if (status == ENOSPC || status == EDQUOT || status == EFBIG)
 		return ENGINE_NO_SPACE;
 	if (status) {
 		engine_fail(engine, "growing a block file", status);
 		return ENGINE_DISK_FAILED;
 	}
-	return blocks_add_group(&engine->blocks, class_index) ? 0 : ENGINE_NO_MEMORY;
+	return blocks_add_group(&engine->blocks, class_index, index) ? 0 : ENGINE_NO_MEMORY;
 }
 
 /* Class for a copy. A chunk that grows a second time gets room to grow on without being copied at each step. */
@@ -180,14 +184,17 @@ static int plan(struct engine *engine, struct task *task)
 		return ENGINE_NO_TARGET;
 	if (!engine->reserve_held && update->kind != ENGINE_REMOVE)
 		return ENGINE_NO_SPACE;
-	int error = chunk_get(engine, &key, true, &task->chunk);
+	struct chunk *chunk;
+	int error = chunk_get(engine, &key, true, &chunk);
 	if (!error)
-		error = check_version(update, task->chunk->committed);
+		error = check_version(update, chunk->committed);
 	if (!error)
-		error = check_range(update, task->chunk->committed);
+		error = check_range(update, chunk->committed);
 	if (error)
 		return error;
 	uint32_t length, stored;
+	task->chunk = chunk;
+	chunk->pins++;
 	task->base = state_hold(task->chunk->committed);
 	task->mode = choose(update, task->base, &length, &stored);
 	task->state = state_new(update->chunk_bytes, stored);
@@ -441,8 +448,10 @@ void stage_end(struct engine *engine, struct task *task)
 		task->state->place->high = task->base->stored_bytes; /* the next append may use the block after all */
 	if (!task->error)
 		publish(engine, task);
-	if (task->chunk)
+	if (task->chunk) {
+		task->chunk->pins--;
 		chunk_touch(engine, task->chunk);
+	}
 	task->update->error = task->error;
 	state_drop(&engine->chunks, task->state);
 	state_drop(&engine->chunks, task->base);

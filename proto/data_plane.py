@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import numpy as np
 
 READ: Final = 0x0501
 WRITE: Final = 0x0502  # client to head
@@ -42,6 +44,9 @@ KIND_WRITE, KIND_REPLACE, KIND_TRUNCATE, KIND_EXTEND, KIND_REMOVE = range(1, 6)
 _KINDS_WITH_DATA: Final = (KIND_WRITE, KIND_REPLACE)
 
 
+RawId = bytes  # 16 of them
+
+
 class Malformed(ValueError):
     """The bytes are no valid body of this method."""
 
@@ -51,7 +56,7 @@ class ReadRequest(NamedTuple):
     chain: int
     flags: int
     chain_version: int
-    chunk: bytes
+    chunk: RawId
     offset: int
     bytes: int
 
@@ -73,13 +78,13 @@ class UpdateRequest(NamedTuple):
     flags: int
     reserved: int
     chain_version: int
-    chunk: bytes
+    chunk: RawId
     version: int  # 0 from a client: the head decides
     offset: int
     bytes: int
     chunk_bytes: int
     crc32c: int  # of the data
-    client: bytes
+    client: RawId
     sequence: int  # grows with each update on a channel; the same on a retry
     channel: int
     reserved_end: int = 0
@@ -100,11 +105,40 @@ class UpdateReply(NamedTuple):
 
 
 _READ_REQUEST = struct.Struct("<QIIQ16sII")
+_READ_KEY = struct.Struct("<QI4xQ24x")  # parts of _READ_REQUEST
+_READ_BYTES = struct.Struct("<44xI")
 _READ_REPLY = struct.Struct("<HHIIIQ")
 _UPDATE_REQUEST = struct.Struct("<QQIBBHQ16sQIIII16sQII")
 _UPDATE_REPLY = struct.Struct("<HHIIIQQ")
 
+# The same layouts for whole batches at once.
+READ_REQUEST_ARRAY: Final = np.dtype(
+    [
+        ("target", "<u8"),
+        ("chain", "<u4"),
+        ("flags", "<u4"),
+        ("chain_version", "<u8"),
+        ("chunk", "V16"),
+        ("offset", "<u4"),
+        ("bytes", "<u4"),
+    ]
+)
+READ_REPLY_ARRAY: Final = np.dtype(
+    [
+        ("status", "<u2"),
+        ("message_bytes", "<u2"),
+        ("bytes", "<u4"),
+        ("crc32c", "<u4"),
+        ("reserved", "<u4"),
+        ("version", "<u8"),
+    ]
+)
+_RESERVED_WORD = 8  # of a read request: the chunk id's reserved field, as the index of a u32
+Array = np.ndarray[Any, np.dtype[np.void]]
+assert READ_REQUEST_ARRAY.itemsize == _READ_REQUEST.size
+assert READ_REPLY_ARRAY.itemsize == _READ_REPLY.size
 READ_REQUEST_BYTES: Final = _READ_REQUEST.size
+READ_REPLY_BYTES: Final = _READ_REPLY.size
 UPDATE_REQUEST_BYTES: Final = _UPDATE_REQUEST.size
 
 
@@ -120,22 +154,42 @@ def _count(layout: struct.Struct, body: bytes, what: str) -> int:
     return count
 
 
-def pack_reads(items: Iterable[ReadRequest]) -> bytes:
+def pack_reads(items: Iterable[tuple[object, ...]]) -> bytes:
+    """Items are `ReadRequest`s, or plain tuples of the same fields."""
     return _pack(_READ_REQUEST, items)
 
 
-def unpack_reads(body: bytes) -> list[ReadRequest]:
-    """Checked read requests; Malformed if sizes, flags or ranges are wrong."""
+def unpack_reads(body: bytes) -> Array:
+    """Checked read requests (READ_REQUEST_ARRAY); Malformed if sizes, flags or ranges are wrong."""
     _count(_READ_REQUEST, body, "read request")
-    items = list(map(ReadRequest._make, _READ_REQUEST.iter_unpack(body)))
-    total = 0
-    for item in items:
-        total += item.bytes
-        if item.flags & ~READ_FLAGS or item.offset + item.bytes > CHUNK_BYTES_MAX or item.chunk[8:12] != b"\0\0\0\0":
-            raise Malformed(f"read request is out of range: {item}")
+    items: Array = np.frombuffer(body, READ_REQUEST_ARRAY)
+    sizes = items["bytes"].astype(np.uint64)
+    if (items["flags"] & ~np.uint32(READ_FLAGS)).any():
+        raise Malformed(f"read request has unknown flags: {items['flags'].tolist()}")
+    if (items["offset"] + sizes > CHUNK_BYTES_MAX).any():
+        raise Malformed(f"read request is out of range: offsets {items['offset'].tolist()}, bytes {sizes.tolist()}")
+    if np.frombuffer(body, "<u4").reshape(len(items), -1)[:, _RESERVED_WORD].any():
+        raise Malformed("read request names a chunk whose reserved field is not zero")
+    total = int(sizes.sum())
     if total > BATCH_DATA_BYTES_MAX:
         raise Malformed(f"read request asks for {total} bytes, at most {BATCH_DATA_BYTES_MAX}")
     return items
+
+
+def read_requests(items: Array) -> list[ReadRequest]:
+    """The same, one object each."""
+    return [ReadRequest._make(item) for item in items.tolist()]
+
+
+def read_keys(body: bytes) -> set[tuple[int, int, int]]:
+    """The different (target, chain, chain version) of read requests, which are not checked otherwise."""
+    _count(_READ_REQUEST, body, "read request")
+    return set(_READ_KEY.iter_unpack(body))
+
+
+def read_bytes(body: bytes) -> int:
+    """What the read requests ask for in all, unchecked."""
+    return sum([asked for (asked,) in _READ_BYTES.iter_unpack(body)])
 
 
 def pack_updates(items: Iterable[UpdateRequest]) -> bytes:
@@ -181,16 +235,24 @@ def _messages(lengths: Iterable[int], rest: bytes) -> list[str]:
     return found
 
 
-def unpack_read_replies(body: bytes, count: int, data_bytes: int) -> tuple[list[ReadReply], list[str]]:
-    """The replies to `count` reads and their messages; Malformed if they do not fit the data."""
+def unpack_read_replies(body: bytes, count: int, data_bytes: int) -> tuple[Array, list[str]]:
+    """The replies to `count` reads (READ_REPLY_ARRAY) and the messages of all if one failed; Malformed if they do
+    not fit the data."""
     size = _READ_REPLY.size * count
     if len(body) < size:
         raise Malformed(f"read reply of {len(body)} bytes, expected {size} for {count} elements")
-    items = list(map(ReadReply._make, _READ_REPLY.iter_unpack(memoryview(body)[:size])))
-    total = sum([item.bytes for item in items])
+    items: Array = np.frombuffer(body, READ_REPLY_ARRAY, count)
+    total = int(items["bytes"].sum(dtype=np.uint64))
     if total != data_bytes:
         raise Malformed(f"read reply announces {total} bytes of data, {data_bytes} came")
-    return items, _messages([item.message_bytes for item in items], body[size:])
+    if len(body) == size and not items["message_bytes"].any():
+        return items, []
+    return items, _messages(items["message_bytes"].tolist(), body[size:])
+
+
+def read_replies(items: Array) -> list[ReadReply]:
+    """The same, one object each."""
+    return [ReadReply._make(item) for item in items.tolist()]
 
 
 def unpack_update_replies(body: bytes, count: int) -> tuple[list[UpdateReply], list[str]]:

@@ -23,7 +23,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Final, Protocol
+
+import numpy as np
 
 from threefs.common.errors import Conflict, ThreefsError
 from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, TargetId
@@ -129,6 +131,28 @@ class ReadResult:
     error: ThreefsError | None = None
 
 
+# Many reads at once, without an object for each (`ChunkEngine.read_array`); also `struct engine_read` of the native
+# engine. The caller sets target, chunk, offset and bytes; `error` is 0, or any other number if the read failed.
+READ_ARRAY: Final = np.dtype(
+    [
+        ("target", "<u8"),
+        ("chunk", "V16"),  # as `ChunkId.pack` gives it
+        ("buffer", "<u8"),  # the engine's
+        ("offset", "<u4"),
+        ("bytes", "<u4"),
+        ("flags", "<u4"),
+        ("error", "<i4"),
+        ("committed", "<u8"),
+        ("pending", "<u8"),
+        ("chain_version", "<u8"),
+        ("length", "<u4"),
+        ("crc32c", "<u4"),
+        ("detail", "<u8"),
+    ]
+)
+ReadArray = np.ndarray[Any, np.dtype[np.void]]
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
     target: TargetId
@@ -152,6 +176,14 @@ class RecoveryReport:
     chunks: int = 0
     pending: int = 0
     dropped: tuple[str, ...] = ()  # one sentence each
+
+
+@dataclass(frozen=True, slots=True)
+class FrameAnswer:
+    """Reply descriptors of a whole read frame, and how many bytes of the data they take, one after the other."""
+
+    replies: bytearray
+    data_bytes: int
 
 
 class ChunkEngine(Protocol):
@@ -179,6 +211,22 @@ class ChunkEngine(Protocol):
 
     async def read(self, ops: Sequence[ReadOp]) -> list[ReadResult]:
         """ChecksumMismatch in `error` if a unit's CRC32C differs: the caller repairs from a replica."""
+        ...
+
+    async def read_array(self, reads: ReadArray, data: memoryview) -> None:
+        """Committed content of many pieces into `data`, one after the other, `bytes` apart. Fills in the results;
+        what failed is asked for again with `read`, which gives the exception."""
+        ...
+
+    def read_frame(
+        self, body: bytes, data: memoryview, grants: Sequence[tuple[int, int, int, bool]]
+    ) -> FrameAnswer | None:
+        """Answers the read requests of `proto.data_plane` in one call, if that needs neither disk nor judgement.
+
+        `grants` are (target, chain, chain version, is authority) that may be read now. None, with `data` undefined,
+        if any read is outside of them, meets a pending version without authority, is not at hand or fails: then
+        `read` does it. A short cut around work per element, not another meaning.
+        """
         ...
 
     async def query(self, target: TargetId, chunks: Sequence[ChunkId]) -> list[ChunkMeta | None]: ...

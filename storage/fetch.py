@@ -53,9 +53,10 @@ class Fetcher:
         body = data_plane.pack_reads([request])
         reply = await self._transport.call(address, data_plane.READ, body, timeout_s=self._timeout_s)
         content = memoryview(b"".join(reply.data))
-        (answer,), (message,) = data_plane.unpack_read_replies(reply.body, 1, len(content))
+        answers, messages = data_plane.unpack_read_replies(reply.body, 1, len(content))
+        (answer,) = data_plane.read_replies(answers)
         if answer.status:
-            raise ChecksumMismatch(f"status {answer.status}: {message}")
+            raise ChecksumMismatch(f"status {answer.status}: {' '.join(messages)}")
         return answer.version, content
 
 

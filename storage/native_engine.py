@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from threefs.common.errors import (
     BadRequest,
     Busy,
@@ -32,12 +34,16 @@ from threefs.common.errors import (
 from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, InodeId, TargetId
 from threefs.native._core import ffi, lib
 from threefs.native.buffers import buffer
+from threefs.proto.data_plane import READ_REPLY_BYTES, READ_REQUEST_BYTES
 from threefs.storage.engine import (
     CHUNK_BYTES_MAX,
+    READ_ARRAY,
     ChunkMeta,
     Commit,
     DiskFailed,
+    FrameAnswer,
     MissingUpdate,
+    ReadArray,
     ReadOp,
     ReadResult,
     RecoveryReport,
@@ -56,11 +62,13 @@ _COMMIT: Final = struct.Struct("=Q16sQQiIQ")
 _COMMIT_RESULT: Final = struct.Struct("=40xi4xQ")
 _META: Final = struct.Struct("=Q16sQQQQQIIIIIIiI")
 _ID: Final = struct.Struct(">QII")
+_GRANT: Final = struct.Struct("=QQII")
 
-for _layout, _name in ((_UPDATE, "update"), (_READ, "read"), (_COMMIT, "commit"), (_META, "meta")):
+for _layout, _name in ((_UPDATE, "update"), (_READ, "read"), (_COMMIT, "commit"), (_META, "meta"), (_GRANT, "grant")):
     assert _layout.size == ffi.sizeof(f"struct engine_{_name}"), f"engine_{_name} is packed wrongly"
+assert _READ.size == READ_ARRAY.itemsize, "READ_ARRAY is not struct engine_read"
 
-INLINE_BYTES_MAX: Final = 512 << 10  # a batch up to this size is first tried on the event loop's thread, against the
+INLINE_BYTES_MAX: Final = 1 << 20  # a batch up to this size is first tried on the event loop's thread, against the
 # page cache: cheaper than waking a thread (60 us for 128 KiB of 4 KiB reads); larger ones would hold the loop up
 
 
@@ -85,7 +93,8 @@ class NativeEngine:
         self._folder = folder
         self._owner_fd = owner_fd
         self._engine = handle
-        self._waiting: dict[int, tuple[asyncio.Future[None], object]] = {}
+        self._waiting: dict[int, tuple[asyncio.Future[None], Sequence[Any], Any]] = {}
+        self._is_open = True
         self._loop = asyncio.get_running_loop()
         self._event_fd: int = lib.engine_event_fd(handle)
         self._loop.add_reader(self._event_fd, self._reap)
@@ -124,9 +133,9 @@ class NativeEngine:
         await self._order(lib.ENGINE_CREATE_TARGET, target=target)
 
     def targets(self) -> Sequence[TargetId]:
-        count = lib.engine_targets(self._engine, ffi.NULL, 0)
+        count = lib.engine_targets(self._handle(), ffi.NULL, 0)
         found = ffi.new("uint64_t[]", count + 1)
-        count = min(count, lib.engine_targets(self._engine, found, count))
+        count = min(count, lib.engine_targets(self._handle(), found, count))
         return sorted(TargetId(found[i]) for i in range(count))
 
     async def drop_target(self, target: TargetId) -> None:
@@ -135,10 +144,11 @@ class NativeEngine:
     async def stage(self, updates: Sequence[Update]) -> List[UpdateResult]:
         if not updates:
             return []
+        engine = self._handle()
         packed = bytearray(_UPDATE.size * len(updates))
         views = [_pack_update(packed, index * _UPDATE.size, update) for index, update in enumerate(updates)]
         descriptors = ffi.from_buffer("struct engine_update[]", packed)
-        await self._wait(lib.engine_stage(self._engine, descriptors, len(updates)), (descriptors, views))
+        await self._wait(lib.engine_stage(engine, descriptors, len(updates)), [descriptors, *views])
         return [
             self._update_result(update, *_UPDATE_RESULT.unpack_from(packed, index * _UPDATE.size))
             for index, update in enumerate(updates)
@@ -158,7 +168,7 @@ class NativeEngine:
                 0,
                 0,
             )
-        lib.engine_commit(self._engine, ffi.from_buffer("struct engine_commit[]", packed), len(commits))
+        lib.engine_commit(self._handle(), ffi.from_buffer("struct engine_commit[]", packed), len(commits))
         results: List[ThreefsError | None] = []
         for index, wanted in enumerate(commits):
             code, detail = _COMMIT_RESULT.unpack_from(packed, index * _COMMIT.size)
@@ -175,6 +185,24 @@ class NativeEngine:
     async def read(self, ops: Sequence[ReadOp]) -> List[ReadResult]:
         return await self._read(ops, 0)
 
+    def read_frame(
+        self, body: bytes, data: memoryview, grants: Sequence[tuple[int, int, int, bool]]
+    ) -> FrameAnswer | None:
+        allowed = b"".join([_GRANT.pack(target, version, chain, tail) for target, chain, version, tail in grants])
+        count = len(body) // READ_REQUEST_BYTES
+        replies = bytearray(READ_REPLY_BYTES * count)
+        length = lib.engine_read_frame(
+            self._handle(),
+            body,
+            count,
+            ffi.from_buffer("struct engine_grant[]", allowed),
+            len(grants),
+            ffi.from_buffer("uint8_t[]", data, require_writable=True),
+            len(data),
+            ffi.from_buffer(replies),
+        )
+        return FrameAnswer(replies, length) if length >= 0 else None
+
     async def verify(self, target: TargetId, chunk: ChunkId) -> ThreefsError | None:
         content = buffer(CHUNK_BYTES_MAX if (meta := (await self.query(target, [chunk]))[0]) is None else meta.length)
         if meta is None:
@@ -188,7 +216,7 @@ class NativeEngine:
         packed = bytearray(_META.size * len(chunks))
         for index, chunk in enumerate(chunks):
             struct.pack_into("=Q16s", packed, index * _META.size, target, chunk.pack())
-        lib.engine_query(self._engine, ffi.from_buffer("struct engine_meta[]", packed), len(chunks))
+        lib.engine_query(self._handle(), ffi.from_buffer("struct engine_meta[]", packed), len(chunks))
         found: List[ChunkMeta | None] = []
         for fields in _META.iter_unpack(packed):
             if fields[13]:
@@ -201,7 +229,7 @@ class NativeEngine:
     ) -> Sequence[ChunkMeta]:
         packed = bytearray(_META.size * limit)
         count = lib.engine_list(
-            self._engine,
+            self._handle(),
             target,
             begin.pack(),
             end.pack(),
@@ -215,7 +243,7 @@ class NativeEngine:
 
     async def space(self) -> SpaceInfo:
         found = ffi.new("struct engine_space *")
-        lib.engine_space(self._engine, found)
+        lib.engine_space(self._handle(), found)
         return SpaceInfo(found.capacity_bytes, found.free_bytes, found.used_bytes, found.chunk_count)
 
     async def check(self) -> None:
@@ -227,17 +255,17 @@ class NativeEngine:
     def audit(self) -> str:
         """Compares records with bitmaps and each other: "" or the first finding and the number of them."""
         message = ffi.new("char[256]")
-        findings = lib.engine_audit(self._engine, message, 256)
+        findings = lib.engine_audit(self._handle(), message, 256)
         return f"{ffi.string(message).decode()} ({findings} findings)" if findings else ""
 
     async def close(self) -> None:
-        if self._engine == ffi.NULL:
+        if not self._is_open:
             return
+        self._is_open = False
         while self._waiting:
-            await asyncio.wait([future for future, _ in self._waiting.values()])
+            await asyncio.gather(*[future for future, _, _ in self._waiting.values()])
         self._loop.remove_reader(self._event_fd)
         lib.engine_close(self._engine)
-        self._engine = ffi.NULL
         os.close(self._owner_fd)
 
     # Between Python and C
@@ -247,28 +275,37 @@ class NativeEngine:
         while count == 256:
             count = lib.engine_reap(self._engine, self._tickets, 256)
             for index in range(count):
-                future, _ = self._waiting.pop(self._tickets[index])
+                future, views, _ = self._waiting.pop(self._tickets[index])
+                _release(views)
                 if not future.done():
                     future.set_result(None)
 
-    async def _wait(self, ticket: int, keep: object) -> None:
+    async def _wait(self, ticket: int, views: Sequence[Any], keep: Any = None) -> None:
+        """Until C is done with a batch, then releases `views`, which `from_buffer` gave; `keep` stays until then."""
         if not ticket:
             raise Throttled(f"{self._folder}: out of memory for one more batch")
         future: asyncio.Future[None] = self._loop.create_future()
-        self._waiting[ticket] = (future, keep)
-        await future
+        self._waiting[ticket] = (future, views, keep)
+        await asyncio.shield(future)  # a cancelled caller leaves; the ticket and what it refers to stay
+
+    def _handle(self) -> Any:
+        """The C engine; DiskFailed once it is closed."""
+        if not self._is_open:
+            raise DiskFailed(f"{self._folder}: the engine is closed")
+        return self._engine
 
     async def _order(self, kind: int, *, target: int = 0, chunk: bytes = bytes(16), version: int = 0) -> None:
         order = ffi.new("struct engine_order *", {"kind": kind, "target": target, "version": version, "chunk": chunk})
-        await self._wait(lib.engine_order(self._engine, order), order)
+        await self._wait(lib.engine_order(self._handle(), order), (), order)
         if order.error == lib.ENGINE_UNFINISHED:
             raise Busy(f"target {target} in {self._folder} is being dropped: wait until that is done")
         if order.error:
             raise self._error(order.error, 0, TargetId(target), ChunkId(InodeId(0), 0), "request")
 
     async def _read(self, ops: Sequence[ReadOp], flags: int) -> List[ReadResult]:
+        engine = self._handle()
         packed = bytearray(_READ.size * len(ops))
-        views = []
+        views: List[Any] = []
         total = 0
         for index, op in enumerate(ops):
             view = ffi.from_buffer(op.buffer, require_writable=True)
@@ -294,12 +331,33 @@ class NativeEngine:
         descriptors = ffi.from_buffer("struct engine_read[]", packed)
         left = len(ops)
         if total <= INLINE_BYTES_MAX and not flags:
-            left = lib.engine_read_now(self._engine, descriptors, len(ops))
+            left = lib.engine_read_now(engine, descriptors, len(ops))
+        views.append(descriptors)
         if left:
-            await self._wait(lib.engine_read(self._engine, descriptors, len(ops)), (descriptors, views))
+            await self._wait(lib.engine_read(engine, descriptors, len(ops)), views)
+        else:
+            _release(views)
         return [
             self._read_result(op, *_READ_RESULT.unpack_from(packed, index * _READ.size)) for index, op in enumerate(ops)
         ]
+
+    async def read_array(self, reads: ReadArray, data: memoryview) -> None:
+        engine = self._handle()
+        view = ffi.from_buffer(data, require_writable=True)
+        ends = np.cumsum(reads["bytes"], dtype=np.uint64)
+        assert not len(ends) or int(ends[-1]) <= len(view), f"{ends[-1]} bytes do not fit into {len(view)}"
+        reads["buffer"] = ends - reads["bytes"] + np.uint64(int(ffi.cast("uintptr_t", view)))
+        reads["error"] = lib.ENGINE_UNFINISHED
+        descriptors = ffi.from_buffer("struct engine_read[]", reads.view(np.uint8))
+        left = len(reads)
+        if len(view) <= INLINE_BYTES_MAX:
+            left = lib.engine_read_now(engine, descriptors, len(reads))
+        if left:
+            await self._wait(lib.engine_read(engine, descriptors, len(reads)), [descriptors, view])
+        else:
+            _release([descriptors, view])
+        if (reads["error"] == lib.ENGINE_DISK_FAILED).any():
+            self._error(lib.ENGINE_DISK_FAILED, 0, TargetId(0), ChunkId(InodeId(0), 0), "read")
 
     def _read_result(
         self, op: ReadOp, code: int, committed: int, pending: int, chain: int, length: int, crc: int, detail: int
@@ -339,9 +397,16 @@ class NativeEngine:
             case lib.ENGINE_NO_MEMORY:
                 return Throttled(f"{where}: out of memory, try again")
             case lib.ENGINE_DISK_FAILED:
-                reason = ffi.string(lib.engine_failure(self._engine)).decode()
+                reason = ffi.string(lib.engine_failure(self._engine)).decode() if self._is_open else "it was closed"
                 raise DiskFailed(f"{self._folder}: {reason or 'the disk does not work'}: replace it")
         return InternalError(f"{where}: engine error {code}")
+
+
+def _release(views: Sequence[Any]) -> None:
+    """Lets go of buffers at once. Left to the collector of cycles (a traceback makes one), a memoryview that is cleared
+    before the view upon it crashes CPython 3.11."""
+    for view in views:
+        ffi.release(view)
 
 
 def _pack_update(packed: bytearray, offset: int, update: Update) -> object:

@@ -83,6 +83,8 @@ class TargetSet:
         self._on_change = on_change
         self._low_space_permille = low_space_permille
         self._targets: dict[TargetId, LocalTarget] = {}
+        self._places_of: Routing | None = None
+        self._places: dict[tuple[TargetId, int], Place] = {}
         for disk in disks:
             for target in disk.engine.targets():
                 self._targets[target] = LocalTarget(target, disk)

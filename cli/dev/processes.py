@@ -32,7 +32,8 @@ class Process:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except (OSError, ValueError):
             return None
-        return pid if str(self.folder).encode() in command and state != "Z" else None
+        # Empty: exec has just closed the descriptors and not yet set the command line, or it is a zombie.
+        return pid if (not command or str(self.folder).encode() in command) and state != "Z" else None
 
     def start(self, command: Sequence[str]) -> int:
         """Starts it in a session of its own, its output appended to the log."""
@@ -42,6 +43,8 @@ class Process:
             )
         self._pid_file.write_text(str(process.pid))
         self._children.append(process)
+        while process.poll() is None and self.pid() is None:  # its command line is there a moment after exec
+            time.sleep(0.001)
         return process.pid
 
     _children: ClassVar[list[subprocess.Popen[bytes]]] = []  # kept, so that those that exit are reaped

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from threefs.client.storage.channels import Ticket
+from threefs.client.storage.routes import ReadRoute
 from threefs.client.storage.types import ReadIO, WriteIO
 from threefs.common.errors import ThreefsError
 from threefs.common.ids import ChainId, ChunkId, TargetId
@@ -46,6 +47,7 @@ class Fetch:
 
     io: ReadIO
     target: TargetId = TargetId(0)
+    route: ReadRoute | None = None  # by which the target was chosen
     failed: tuple[TargetId, ...] = ()  # replicas that failed in this round
     rounds: int = 0  # times that every replica failed
     ask_tail: bool = False

@@ -6,22 +6,14 @@ it, and an element counts as read only when its CRC32C is right.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 
 from threefs.client.storage import metrics
 from threefs.client.storage.batches import Fetch, split
-from threefs.client.storage.routes import (
-    RoutingView,
-    address_of,
-    chain_of,
-    gather_bounded,
-    refresh_quietly,
-    serving_of,
-)
+from threefs.client.storage.reception import Reception
+from threefs.client.storage.routes import ReadRoute, ReadRoutes, RoutingView, gather_bounded, refresh_quietly
 from threefs.client.storage.types import ReadIO
 from threefs.common.errors import (
-    ChecksumMismatch,
     Corrupt,
     DataError,
     NotCommitted,
@@ -29,19 +21,16 @@ from threefs.common.errors import (
     ThreefsError,
     TransientError,
     Unreachable,
-    from_wire,
 )
-from threefs.common.ids import TargetId
 from threefs.common.net.interface import Transport
 from threefs.common.net.service import Retry
 from threefs.common.routing import Chain
 from threefs.common.runtime.interface import Runtime
-from threefs.native.checksum import crc32c
 from threefs.proto import data_plane
-from threefs.proto.data_plane import ReadReply, ReadRequest
 
 ATTEMPT_S = 3.0
 IN_FLIGHT = 32  # batches of one call
+GATHER_BYTES = 1 << 20  # a call up to this size goes to as few daemons as possible
 DAMAGED_ROUNDS = 3  # times that every replica gave wrong bytes before the reader believes it
 
 
@@ -53,6 +42,7 @@ class ReadRunner:
         self._transport = transport
         self._routing = routing
         self._flags = data_plane.READ_RELAXED if relaxed else 0
+        self._routes = ReadRoutes()
         self._turn = 0
 
     async def run(self, ios: Sequence[ReadIO], timeout_s: float) -> None:
@@ -74,83 +64,70 @@ class ReadRunner:
 
     async def _attempt(self, fetches: Sequence[Fetch], timeout_s: float) -> None:
         """Sends each element to one replica."""
-        routing = self._routing.routing
-        groups: dict[str, list[tuple[Fetch, Chain]]] = {}
+        routing, routes = self._routing.routing, self._routes
+        groups: dict[str, list[Fetch]] = {}
         self._turn += 1
+        nearby = sum([len(fetch.io.buffer) for fetch in fetches]) <= GATHER_BYTES
         for fetch in fetches:
             try:
-                chain = chain_of(routing, fetch.io.chain)
-                fetch.target = self._choose(chain, fetch)
-                groups.setdefault(address_of(routing, fetch.target), []).append((fetch, chain))
+                route = fetch.route = routes.find(routing, fetch.io.chain)
             except ThreefsError as exc:
                 fetch.io.error = exc
-        batches = [
-            self._read_batch(address, batch, timeout_s)
-            for address, group in groups.items()
-            for batch in split(group, _bytes_of)
-        ]
-        await gather_bounded(batches, IN_FLIGHT)
-
-    def _choose(self, chain: Chain, fetch: Fetch) -> TargetId:
-        """Replicas take turns by chunk and by call, so that load spreads; the tail if a newer version is on its way."""
-        serving = serving_of(chain)
-        if fetch.ask_tail:
-            return serving[-1]
-        candidates = [target for target in serving if target not in fetch.failed] or list(serving)
-        return candidates[(fetch.io.chunk.number + self._turn) % len(candidates)]
-
-    async def _read_batch(self, address: str, batch: Sequence[tuple[Fetch, Chain]], timeout_s: float) -> None:
-        """One frame there and back; notes at each element how it ended."""
-        answers: list[tuple[list[ReadReply], list[str]]] = []
-
-        def scatter(body: bytes, data_bytes: int) -> list[memoryview]:
-            replies, messages = data_plane.unpack_read_replies(body, len(batch), data_bytes)
-            views: list[memoryview] = []
-            for (fetch, _), reply in zip(batch, replies, strict=True):
-                buffer = fetch.io.buffer
-                if reply.bytes > len(buffer):
-                    raise data_plane.Malformed(f"{reply.bytes} bytes came for a buffer of {len(buffer)}")
-                if reply.bytes:
-                    views.append(buffer if reply.bytes == len(buffer) else buffer[: reply.bytes])
-            answers[:] = [(replies, messages)]
-            return views
-
-        metrics.BATCHES.labels(kind="read").inc()
-        try:
-            body = data_plane.pack_reads([self._request(fetch, chain) for fetch, chain in batch])
-            reply = await self._transport.call(address, data_plane.READ, body, timeout_s=timeout_s, scatter=scatter)
-            if not answers:  # without data nothing was scattered
-                scatter(reply.body, 0)
-        except (ThreefsError, data_plane.Malformed) as exc:
-            error = exc if isinstance(exc, ThreefsError) else Corrupt(f"{address}: {exc}")
-            for fetch, _ in batch:
-                fetch.io.error = error
-            return
-        for (fetch, _), answer, message in zip(batch, *answers[0], strict=True):
-            _take_answer(fetch, answer, message)
-
-    def _request(self, fetch: Fetch, chain: Chain) -> ReadRequest:
-        io = fetch.io
-        return ReadRequest(
-            fetch.target, chain.id, self._flags, chain.version, io.chunk.pack(), io.offset, len(io.buffer)
+                continue
+            index = self._choose(route, fetch, together=nearby)
+            fetch.target = route.serving[index]
+            groups.setdefault(route.addresses[index], []).append(fetch)
+        await gather_bounded(
+            [
+                self._read_batch(address, batch, timeout_s)
+                for address, group in groups.items()
+                for batch in split(group, _bytes_of)
+            ],
+            IN_FLIGHT,
         )
 
+    def _choose(self, route: ReadRoute, fetch: Fetch, *, together: bool) -> int:
+        """Which serving replica. They take turns: by call if the whole call is small, so that it goes as few frames;
+        by chunk as well if it is large. The tail if a newer version is on its way."""
+        count = len(route.serving)
+        if fetch.ask_tail:
+            return count - 1
+        if fetch.failed:
+            left = [index for index, target in enumerate(route.serving) if target not in fetch.failed]
+            return left[self._turn % len(left)] if left else self._turn % count
+        if together:
+            return route.addresses.index(sorted(route.addresses)[self._turn % count])
+        return (fetch.io.chunk.number + self._turn) % count
 
-def _bytes_of(item: tuple[Fetch, Chain]) -> int:
-    return len(item[0].io.buffer)
+    async def _read_batch(self, address: str, batch: Sequence[Fetch], timeout_s: float) -> None:
+        """One frame there and back; notes at each element how it ended."""
+        reception = Reception(batch)
+        metrics.BATCHES.labels(kind="read").inc()
+        flags = self._flags
+        body = data_plane.pack_reads([_request(fetch, flags) for fetch in batch])
+        try:
+            reply = await self._transport.call(
+                address, data_plane.READ, body, timeout_s=timeout_s, scatter=reception.scatter
+            )
+            if reception.answers is None:  # without data nothing was scattered
+                reception.scatter(reply.body, 0)
+        except (ThreefsError, data_plane.Malformed) as exc:
+            error = exc if isinstance(exc, ThreefsError) else Corrupt(f"{address}: {exc}")
+            for fetch in batch:
+                fetch.io.error = error
+            return
+        reception.finish()
 
 
-def _take_answer(fetch: Fetch, answer: ReadReply, message: str) -> None:
-    io = fetch.io
-    if answer.status:
-        io.error = from_wire(answer.status, errno.EIO, message)
-        return
-    view = io.buffer if answer.bytes == len(io.buffer) else io.buffer[: answer.bytes]
-    if crc32c(view) != answer.crc32c:
-        metrics.CHECKSUM_MISMATCHES.inc()
-        io.error = ChecksumMismatch(f"chunk {io.chunk} from target {fetch.target}: the data is not what was sent")
-        return
-    io.length, io.error, fetch.done = answer.bytes, None, True
+def _request(fetch: Fetch, flags: int) -> tuple[object, ...]:
+    io, route = fetch.io, fetch.route
+    assert route is not None, "a read is sent along a route"
+    chunk = io.chunk.pack()
+    return (fetch.target, io.chain, flags, route.chain.version, chunk, io.offset, len(io.buffer))
+
+
+def _bytes_of(fetch: Fetch) -> int:
+    return len(fetch.io.buffer)
 
 
 def _prepare_retry(fetch: Fetch, chain: Chain | None) -> bool:

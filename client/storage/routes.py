@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from threefs.common.errors import NotServing, ThreefsError
@@ -36,6 +37,36 @@ def address_of(routing: Routing, target: TargetId) -> str:
         raise NotServing(f"target {target} has no address in the map (version {routing.version})") from exc
 
 
+@dataclass(slots=True)
+class ReadRoute:
+    """Where a chain's chunks may be read, by one version of the map."""
+
+    chain: Chain
+    serving: tuple[TargetId, ...]
+    addresses: tuple[str, ...]  # of `serving`
+
+
+class ReadRoutes:
+    """Routes of all chains used, found once for each version of the map."""
+
+    def __init__(self) -> None:
+        self._routing: Routing | None = None
+        self._routes: dict[ChainId, ReadRoute] = {}
+
+    def find(self, routing: Routing, chain_id: ChainId) -> ReadRoute:
+        """NotServing if nobody serves the chain."""
+        if routing is not self._routing:
+            self._routing = routing
+            self._routes.clear()
+        route = self._routes.get(chain_id)
+        if route is None:
+            chain = chain_of(routing, chain_id)
+            serving = serving_of(chain)
+            route = ReadRoute(chain, serving, tuple(address_of(routing, target) for target in serving))
+            self._routes[chain_id] = route
+        return route
+
+
 def serving_of(chain: Chain) -> tuple[TargetId, ...]:
     """Targets that answer reads, head first; NotServing with their states if there is none."""
     serving = chain.serving()
@@ -55,6 +86,8 @@ async def refresh_quietly(routing: RoutingView) -> None:
 
 async def gather_bounded(work: Sequence[Awaitable[T]], limit: int) -> list[T]:
     """Results in order, at most `limit` under way at a time."""
+    if len(work) == 1:
+        return [await work[0]]
     gate = asyncio.Semaphore(limit)
 
     async def one(item: Awaitable[T]) -> T:

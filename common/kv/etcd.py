@@ -68,6 +68,7 @@ class EtcdEngine(KvEngine):
     """One process's access to a store in etcd; make it with `EtcdEngine.open`."""
 
     name = "etcd"
+    gathers_reads = True
     limits = LIMITS
 
     def __init__(self, runtime: Runtime, members: EtcdMembers, prefix: bytes, ops_max: int) -> None:

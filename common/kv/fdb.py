@@ -124,6 +124,7 @@ class FdbEngine(KvEngine):
     """One process's access to a store in FoundationDB; make it with `FdbEngine.open`."""
 
     name = "fdb"
+    gathers_reads = True
     versionstamps = True
 
     def __init__(self, runtime: Runtime, fdb: Any, database: Any, prefix: bytes) -> None:

@@ -96,6 +96,7 @@ class KvEngine(ABC):
     name: str
     limits: KvLimits
     versionstamps: bool = False
+    gathers_reads: bool = False  # reads of one transaction that wait at the same time share round trips
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime

@@ -30,6 +30,7 @@ constexpr u32 kScalesB = (kBlockN + 128 - kGranule + 127) / 128;  // weight scal
 constexpr u64 kHintB = STREAM_B ? kEvictFirst : kEvictNormal;  // weights that are read once leave the L2 first
 
 static_assert(kBlockN % 8 == 0 && kBlockN <= 256, "shape of wgmma");
+static_assert(TURNS < 4, "0: no turns");
 static_assert(CLUSTER == 1 || SPLIT_K == 1, "a cluster either shares or splits");
 static_assert(SHARE_A || kPair == 1 || kBlockN % 16 == 0, "half of B must be whole swizzle atoms");
 static_assert(SPLIT_K == 1 || kBlockM * kPartialPitch * 4 <= STAGES * kStageBytes, "the partial tile reuses the stages");
@@ -178,15 +179,30 @@ DEVICE void promote(Sum& rSum, const Sum& rPartial, float scale_low, float scale
   }
 }
 
-// With TURNS the two warpgroups issue alternately: else both may multiply at once, and then both add at once.
+// With TURNS the two warpgroups use the tensor cores strictly by turns: else they interleave, end together, and then
+// both add at once while the tensor cores rest. The turn passes when TURNS of the four steps are done, so that the
+// other's first step is queued before the last one ends.
+template <u32 kGroup>
 DEVICE void multiply_wave(Sum& rPartial, u64 a, u64 b) {
-  if constexpr (TURNS) named_barrier_sync(2 + threadIdx.x / 128, kMathThreads);
+  constexpr u32 kSteps = kBlockK / 32;
+  if constexpr (TURNS > 0) named_barrier_sync(2 + kGroup, kMathThreads);
   pin_registers(rPartial);
   wgmma_fence();
 #pragma unroll
-  for (u32 step = 0; step < kBlockK / 32; ++step) wgmma_e4m3(rPartial, a + step * 2, b + step * 2, step != 0);
-  wgmma_commit();
-  if constexpr (TURNS) named_barrier_arrive(3 - threadIdx.x / 128, kMathThreads);
+  for (u32 step = 0; step < kSteps; ++step) {
+    wgmma_e4m3(rPartial, a + step * 2, b + step * 2, step != 0);
+    if (step + 1 == TURNS || step + 1 == kSteps) wgmma_commit();
+  }
+}
+
+template <u32 kGroup>
+DEVICE void finish_wave(Sum& rPartial) {
+  if constexpr (TURNS > 0) {
+    wgmma_wait<1>();
+    named_barrier_arrive(3 - kGroup, kMathThreads);
+  }
+  wgmma_wait<0>();
+  pin_registers(rPartial);
 }
 
 // The warp is done with a stage: tell the producers of all blocks that write into it.
@@ -199,10 +215,11 @@ DEVICE void release(u64* empty) {
   }
 }
 
+// kGroup is a constant, so that descriptors are computed in uniform registers.
+template <u32 kGroup>
 DEVICE void multiply_tile(const Shared& s, const Problem& p, const float* gScaleB, const Tile& tile, ScalesB& scales,
                           Ring& ring, Sum (&rSum)[WAVES], u32 k_begin, u32 k_end) {
-  const u32 group = threadIdx.x / 128, lane = lane_index();
-  const u32 row = (threadIdx.x / 32 % 4) * 16 + lane / 4;
+  const u32 row = kGroup * WAVES * 64 + (threadIdx.x / 32 % 4) * 16 + lane_index() / 4;
   Sum rPartial;
 #pragma unroll
   for (u32 w = 0; w < WAVES; ++w)
@@ -216,23 +233,22 @@ DEVICE void multiply_tile(const Shared& s, const Problem& p, const float* gScale
     for (u32 i = 0; i < STAGE_K; ++i) {
       if (i > 0 && kb + i >= k_end) break;
       const u32 a = smem_address(s.stages + ring.stage * kStageBytes + i * kBlockBytes), b = a + kBytesA;
-      const float* sScale = s.sScaleA + (ring.stage * STAGE_K + i) * kBlockM;
+      const u32 sScale = smem_address(s.sScaleA + (ring.stage * STAGE_K + i) * kBlockM + row);
       float scale_low[WAVES], scale_high[WAVES], scale_b[kScalesB];
 #pragma unroll
       for (u32 w = 0; w < WAVES; ++w) {
-        const u32 wave_row = (group * WAVES + w) * 64;
-        multiply_wave(rPartial, k_major_descriptor(a + wave_row * kBlockK), k_major_descriptor(b));
+        const u32 wave_row = (kGroup * WAVES + w) * 64;
+        multiply_wave<kGroup>(rPartial, k_major_descriptor(a + wave_row * kBlockK), k_major_descriptor(b));
         if (w == 0) {
 #pragma unroll
           for (u32 v = 0; v < WAVES; ++v) {
-            scale_low[v] = sScale[(group * WAVES + v) * 64 + row];
-            scale_high[v] = sScale[(group * WAVES + v) * 64 + row + 8];
+            scale_low[v] = load_shared_float(sScale + v * 256);
+            scale_high[v] = load_shared_float(sScale + v * 256 + 32);
           }
 #pragma unroll
           for (u32 j = 0; j < kScalesB; ++j) scale_b[j] = __shfl_sync(0xffffffffu, scales.held[j], (kb + i - k_begin) & 31);
         }
-        wgmma_wait<0>();
-        pin_registers(rPartial);
+        finish_wave<kGroup>(rPartial);
         if (w == WAVES - 1 && (i == STAGE_K - 1 || kb + i + 1 >= k_end)) release(s.empty + ring.stage);
         promote(rSum[w], rPartial, scale_low[w], scale_high[w], scale_b, tile.column % 128);
       }
@@ -315,13 +331,14 @@ DEVICE void reduce_partials(const Shared& s, const Problem& p, u16* gOut, const 
   }
 }
 
+template <u32 kGroup>
 DEVICE void multiply_tiles(const Problem& p, const Shared& s, const float* gScaleB, u16* gOut, u32 k_begin, u32 k_end, u32 rank) {
   Scheduler scheduler;
   Ring ring;
   ScalesB scales;
   const u32 total = scheduler.count(p), step = gridDim.x / kCluster;
   u32 index = blockIdx.x / kCluster;
-  if (TURNS && threadIdx.x >= 128) named_barrier_arrive(2, kMathThreads);  // the first warpgroup begins
+  if (TURNS > 0 && kGroup == 1) named_barrier_arrive(2, kMathThreads);  // the first warpgroup begins
   Tile tile{};
   if (index < total) {
     tile = scheduler.at(p, index, rank);
@@ -330,7 +347,7 @@ DEVICE void multiply_tiles(const Problem& p, const Shared& s, const float* gScal
   while (index < total) {
     Sum rSum[WAVES];
     const Tile now = tile;
-    if (!now.skip) multiply_tile(s, p, gScaleB, now, scales, ring, rSum, k_begin, k_end);
+    if (!now.skip) multiply_tile<kGroup>(s, p, gScaleB, now, scales, ring, rSum, k_begin, k_end);
     index += step;
     if (index < total) {  // the next tile's scales travel while this one is stored
       tile = scheduler.at(p, index, rank);
@@ -406,7 +423,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS_PER_SM)
   } else {
     if constexpr (MATH_GROUPS == 2) registers_grow<240>();
     else if constexpr (BLOCKS_PER_SM == 2) registers_grow<216>();
-    multiply_tiles(p, s, gScaleB, gOut, k_begin, k_end, rank);
+    if (MATH_GROUPS == 1 || warp < 4) multiply_tiles<0>(p, s, gScaleB, gOut, k_begin, k_end, rank);
+    else multiply_tiles<MATH_GROUPS - 1>(p, s, gScaleB, gOut, k_begin, k_end, rank);
   }
   if constexpr (SPLIT_K > 1) {
     cluster_sync();

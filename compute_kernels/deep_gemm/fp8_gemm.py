@@ -48,7 +48,7 @@ class Tiling:
     stage_k: int = 1  # K blocks a stage: 2 reads 256 bytes of each row at a time
     split_k: int = 1  # blocks that share the K axis and add up through distributed shared memory
     blocks_per_sm: int = 1
-    turns: bool = False  # the two math warpgroups issue their products alternately
+    turns: int = 0  # steps of four after which a math warpgroup hands the tensor cores over; 0: they compete
     stream_b: bool = False  # B is read once: let it leave the L2 first
 
     @property
@@ -74,7 +74,7 @@ class Tiling:
             and accumulators <= registers
             and self.shared_bytes(groups) <= limit
             and (self.blocks_per_sm == 1 or self.math_groups == 1)
-            and (not self.turns or self.math_groups == 2)
+            and (self.turns == 0 or self.math_groups == 2)
             and (self.cluster == 1 or self.split_k == 1)
             and (self.share_a or self.cluster == 1 or self.block_n % 16 == 0)
             and (
@@ -100,7 +100,7 @@ def _source(tiling: Tiling, layout: int) -> KernelSource:
         "SHARE_A": int(tiling.share_a),
         "SPLIT_K": tiling.split_k,
         "BLOCKS_PER_SM": tiling.blocks_per_sm,
-        "TURNS": int(tiling.turns),
+        "TURNS": tiling.turns,
         "STREAM_B": int(tiling.stream_b),
         "LAYOUT": layout,
     }

@@ -99,7 +99,8 @@ DEVICE void load_keys(const Arguments& p, Shared& s, const TensorMap& map_q, con
 #pragma unroll
       for (u32 i = 0; i < kShare / BOX; ++i) {
         const u32 box = rank * (kShare / BOX) + i;
-        pages[i] = box < boxes_all ? __ldg(gPages + (first_key + box * BOX) / p.page) : 0;
+        const u32 page = (first_key + box * BOX) / p.page;  // may lie past the end: read, and not used
+        pages[i] = page < p.pages_max ? __ldg(gPages + page) : 0;
       }
       barrier_wait(&s.empty[buffer][half], parity);
       for (u32 i = 0; i < 4 + (half == 0); ++i) {
@@ -496,6 +497,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     barrier_init_fence();
   }
   wait_for_previous_kernel();
+  let_next_kernel_start();
   __syncthreads();
   if constexpr (CLUSTER > 1) cluster_sync_relaxed();
   if (warp >= 8) {
@@ -507,6 +509,5 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     if (warp < 4) attend<0>(p, s);
     else attend<1>(p, s);
   }
-  let_next_kernel_start();
   if constexpr (CLUSTER > 1) cluster_sync_relaxed();
 }

@@ -17,17 +17,30 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
 
 from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, tensor_map
+from threefs.compute_kernels.jit.driver import Argument
 
-__all__ = ["DecodeShape", "combine_source", "decode", "decode_source", "make_plan", "plan_source", "reference_decode"]
+__all__ = [
+    "DecodeShape",
+    "combine_source",
+    "decode",
+    "decode_source",
+    "make_plan",
+    "plan_source",
+    "reference_decode",
+    "reference_plan",
+]
 
 HEAD, VALUES, ROWS, KEYS = 576, 512, 64, 64
 PLAN_ROW = 8  # int32 values a part
 OVERHEAD_BLOCKS = 3  # what starting and ending a request costs, in blocks of 64 keys
+COMBINE_THREADS = 132 * 2048  # all that a Hopper GPU holds
+SLACK, WHOLE_MAX = 8, 512  # see plan.cu
 BATCH_MAX = 40_000  # running sums of the plan stay in shared memory
 _SHARED_BYTES = 231_424
 _FOLDER = Path(__file__).parent
@@ -51,9 +64,9 @@ def plan_source(overhead: int = OVERHEAD_BLOCKS) -> KernelSource:
     return KernelSource(_FOLDER / "plan.cu", "mla_plan", (("OVERHEAD", overhead),))
 
 
-@lru_cache(maxsize=2)
-def combine_source(dtype: torch.dtype) -> KernelSource:
-    return KernelSource(_FOLDER / "combine.cu", "mla_combine", (("HALF", _TYPES[dtype][1]),))
+@lru_cache(maxsize=4)
+def combine_source(dtype: torch.dtype, teams: int) -> KernelSource:
+    return KernelSource(_FOLDER / "combine.cu", "mla_combine", (("HALF", _TYPES[dtype][1]), ("TEAMS", teams)))
 
 
 @dataclass(frozen=True)
@@ -95,17 +108,75 @@ class _Arguments(ctypes.Structure):
     )
 
 
+def ceil_div(x: int, y: int) -> int:
+    return -(-x // y)
+
+
+def reference_plan(
+    lengths: list[int], parts: int, overhead: int = OVERHEAD_BLOCKS
+) -> tuple[list[list[int]], list[int]]:
+    """`plan.cu` in plain Python: the rows without their padding, and the running sum of splits."""
+    blocks = [ceil_div(length, KEYS) for length in lengths]
+    units = [overhead + max(count, 1) for count in blocks]
+    ends = list(accumulate(units))
+    firsts = [end - unit + overhead for end, unit in zip(ends, units, strict=True)]
+    quota = ceil_div(ceil_div(ends[-1], parts), 2) * 2
+    if len(lengths) <= WHOLE_MAX and (starts := _pack_whole(units, parts, quota + SLACK)) is not None:
+        bounds = [*starts, len(lengths)]
+        rows = [[a, b - 1, 0, blocks[b - 1], 0] for a, b in pairwise(bounds)]
+        return rows + [[len(lengths), -1, 0, 0, 0]] * (parts - len(rows)), list(range(len(lengths) + 1))
+    if len(lengths) <= parts and (size := _piece_size(blocks, parts)) <= quota:
+        rows, splits = [], [0]
+        for r, count in enumerate(blocks):
+            pieces = max(-(-count // size), 1)
+            rows += [[r, r, i * size, min((i + 1) * size, count), i] for i in range(pieces)]
+            splits.append(splits[-1] + pieces)
+        return rows + [[len(lengths), -1, 0, 0, 0]] * (parts - len(rows)), splits
+    splits = [(end - 1) // quota - first // quota + 1 for first, end in zip(firsts, ends, strict=True)]
+    rows = []
+    for part in range(parts):
+        begin, end = part * quota, (part + 1) * quota
+        first = next((r for r, last in enumerate(ends) if last > begin), len(lengths))
+        last = max((r for r, place in enumerate(firsts) if place < end), default=-1)
+        if first > last:
+            rows.append([first, max(last, first - 1), 0, 0, 0])
+            continue
+        start = max(begin - firsts[first], 0)
+        rows.append(
+            [first, last, start, min(end - firsts[last], blocks[last]), part - min(firsts[first] // quota, part)]
+        )
+    return rows, list(accumulate(splits, initial=0))
+
+
+def _pack_whole(units: list[int], parts: int, limit: int) -> list[int] | None:
+    """First requests of the parts if whole requests fit into `parts` parts of at most `limit` units."""
+    starts, held = [0], 0
+    for request, unit in enumerate(units):
+        if held + unit > limit:
+            if unit > limit or len(starts) == parts:
+                return None
+            starts.append(request)
+            held = 0
+        held += unit
+    return starts
+
+
+def _piece_size(blocks: list[int], parts: int) -> int:
+    """Least even number of blocks a piece with which one piece a part is enough; plan.cu looks no further than 2,048."""
+    for size in range(2, 2050, 2):
+        if sum(max(-(-count // size), 1) for count in blocks) <= parts:
+            return size
+    return 2**32
+
+
 def make_plan(lengths: torch.Tensor, parts: int, overhead: int = OVERHEAD_BLOCKS) -> tuple[torch.Tensor, torch.Tensor]:
     """Queue the plan: int32 [parts, 8] and the running sum of splits, int32 [batch + 1]."""
     batch = lengths.shape[0]
     plan = torch.empty(parts, PLAN_ROW, dtype=torch.int32, device=lengths.device)
     splits = torch.empty(batch + 1, dtype=torch.int32, device=lengths.device)
-    arguments = (
-        *(ctypes.c_uint64(tensor.data_ptr()) for tensor in (lengths, plan, splits)),
-        ctypes.c_int(batch),
-        ctypes.c_int(parts),
-    )
-    loaded(plan_source(overhead)).launch(Launch((1, 1, 1), 1024, batch * 4), arguments, lengths.device)
+    arguments: list[Argument] = [ctypes.c_uint64(tensor.data_ptr()) for tensor in (lengths, plan, splits)]
+    arguments += [ctypes.c_int(batch), ctypes.c_int(parts)]
+    loaded(plan_source(overhead)).launch(Launch((1, 1, 1), 1024, (batch + parts + 1) * 4), arguments, lengths.device)
     return plan, splits
 
 
@@ -155,9 +226,11 @@ def decode(
     loaded(decode_source(shape.cluster, box, q.dtype)).launch(launch, (map_q, map_k, arguments), device)
     if parts > 1:
         tensors = (plan, splits, partial, partial_lse, out, lse)
-        numbers = (rows, s_q, heads, shape.kv_heads)
-        loaded(combine_source(q.dtype)).launch(
-            Launch((rows, shape.kv_heads, parts), 128, 0),
+        numbers = (parts, rows, s_q, heads, shape.kv_heads)
+        teams = 4 if parts >= 16 * batch else 1  # by the mean number of splits: the true one is on the device
+        blocks = min(rows * shape.kv_heads * parts, COMBINE_THREADS // (128 * teams))
+        loaded(combine_source(q.dtype, teams)).launch(
+            Launch((blocks, 1, 1), 128 * teams, 0),
             (*(ctypes.c_uint64(t.data_ptr()) for t in tensors), *(ctypes.c_int(n) for n in numbers)),
             device,
         )

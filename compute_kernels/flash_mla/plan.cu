@@ -3,9 +3,14 @@
 // Imagine all requests on one line: each takes kOverhead units (its query, its output) and then one unit a block
 // of 64 keys (at least one). Part i takes the blocks between i x quota and (i + 1) x quota. Every part finds its
 // ends by itself in the running sums, so the plan costs a scan and a binary search, not a walk.
+//
+// A split request costs more than its blocks: partial outputs are written and read again. So if whole requests fit
+// into the parts with at most kSlack units over the quota, nothing is split. And if there are more parts than requests,
+// each part may get one piece: the pieces are equal, of the least even size with which the parts suffice.
 #include "ptx.cuh"
 
 constexpr u32 kThreads = 1024, kKeys = 64, kOverhead = OVERHEAD;
+constexpr u32 kSlack = 8, kWholeMax = 512;  // of more requests than this, the walk below would cost too much
 
 // Running sum over the block's threads, exclusive; `total` is the sum of all.
 DEVICE u32 scan(u32 value, u32* sWarp, u32& total) {
@@ -34,11 +39,65 @@ DEVICE u32 scan(u32 value, u32* sWarp, u32& total) {
   return before + sum - value;
 }
 
+// Packs whole requests greedily into parts of at most `limit` units. sStart[i] is part i's first request. Returns the
+// number of parts, or `parts` + 1 if they do not suffice.
+DEVICE u32 pack_whole(const u32* sFirst, u32* sStart, u32 batch, u32 line, u32 parts, u32 limit) {
+  u32 used = 1, begin = 0, start = 0;
+  sStart[0] = 0;
+  for (u32 r = 0; r < batch; ++r) {
+    const u32 end = r + 1 < batch ? sFirst[r + 1] - kOverhead : line;
+    if (end - begin > limit) {
+      begin = start;
+      if (end - begin > limit || used == parts) return parts + 1;
+      sStart[used++] = r;
+    }
+    start = end;
+  }
+  sStart[used] = batch;
+  return used;
+}
+
+// The least even number of blocks a piece with which one piece a part is enough. Every thread tries one size.
+DEVICE u32 piece_size(const u32* sBlocks, u32* sFound, u32 batch, u32 parts) {
+  const u32 size = 2 * (threadIdx.x + 1);
+  u32 pieces = 0;
+  for (u32 r = 0; r < batch; ++r) pieces += larger(ceil_div(sBlocks[r], size), 1u);
+  if (pieces <= parts) atomicMin(sFound, size);
+  __syncthreads();
+  return *sFound;
+}
+
+// One piece a part; thread r writes the pieces of request r.
+DEVICE void write_pieces(const u32* sBlocks, u32* sWarp, i32* gPlan, i32* gSplits, u32 batch, u32 parts, u32 size) {
+  const u32 r = threadIdx.x, blocks = r < batch ? sBlocks[r] : 0;
+  const u32 pieces = r < batch ? larger(ceil_div(blocks, size), 1u) : 0;
+  u32 total;
+  const u32 first = scan(pieces, sWarp, total);
+  if (r < batch) gSplits[r] = first;
+  if (r == 0) gSplits[batch] = total;
+  for (u32 i = 0; i < pieces; ++i) {
+    i32* row = gPlan + (first + i) * 8;
+    row[0] = row[1] = r;
+    row[2] = i * size;
+    row[3] = smaller((i + 1) * size, blocks);
+    row[4] = i;
+    row[5] = row[6] = row[7] = 0;
+  }
+  for (u32 part = total + threadIdx.x; part < parts; part += kThreads) {
+    i32* row = gPlan + part * 8;
+    row[0] = batch;
+    row[1] = -1;
+    row[2] = row[3] = row[4] = row[5] = row[6] = row[7] = 0;
+  }
+}
+
 // gPlan [parts, 8]: first request, last request, first block of the first, end block of the last, split index of
 // the first. A part with nothing to do has last < first. gSplits [batch + 1]: running sum of splits.
 extern "C" __global__ void __launch_bounds__(kThreads)
     mla_plan(const i32* gLengths, i32* gPlan, i32* gSplits, u32 batch, u32 parts) {
-  extern __shared__ u32 sFirst[];  // [batch]: place of each request's first block on the line
+  extern __shared__ u32 sFirst[];  // [batch]: place of each request's first block on the line; then [parts + 1]
+  u32* sStart = sFirst + batch;
+  __shared__ u32 sUsed;
   __shared__ u32 sWarp[32];
   wait_for_previous_kernel();
   u32 line = 0, total;
@@ -50,7 +109,34 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     line += total;
   }
   __syncthreads();
-  const u32 quota = ceil_div(line, parts);
+  const u32 quota = (ceil_div(line, parts) + 1) / 2 * 2;  // blocks are taken in pairs
+  if (threadIdx.x == 0) sUsed = batch <= kWholeMax ? pack_whole(sFirst, sStart, batch, line, parts, quota + kSlack) : parts + 1;
+  __syncthreads();
+  if (sUsed <= parts) {
+    for (u32 r = threadIdx.x; r <= batch; r += kThreads) gSplits[r] = r;
+    for (u32 part = threadIdx.x; part < parts; part += kThreads) {
+      const bool work = part < sUsed;
+      const i32 first = work ? sStart[part] : batch, last = work ? i32(sStart[part + 1]) - 1 : -1;
+      i32* row = gPlan + part * 8;
+      row[0] = first;
+      row[1] = last;
+      row[3] = work ? ceil_div(u32(larger(gLengths[last], 0)), kKeys) : 0;
+      row[2] = row[4] = row[5] = row[6] = row[7] = 0;
+    }
+    return;
+  }
+  if (batch <= parts && batch <= kThreads) {
+    u32* sBlocks = sStart;  // parts + 1 values, of which batch are needed
+    __syncthreads();
+    if (threadIdx.x < batch) sBlocks[threadIdx.x] = ceil_div(u32(larger(gLengths[threadIdx.x], 0)), kKeys);
+    if (threadIdx.x == 0) sUsed = 0xffffffffu;
+    __syncthreads();
+    const u32 size = piece_size(sBlocks, &sUsed, batch, parts);
+    if (size <= quota) {
+      write_pieces(sBlocks, sWarp, gPlan, gSplits, batch, parts, size);
+      return;
+    }
+  }
   u32 slots = 0;
   for (u32 first = 0; first < batch; first += kThreads) {
     const u32 r = first + threadIdx.x;

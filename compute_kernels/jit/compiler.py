@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from threefs.compute_kernels.errors import CompileFailed, DeviceUnavailable
 from threefs.compute_kernels.jit.wgmma import Wgmma, header
@@ -117,7 +117,7 @@ def compile_source(source: KernelSource, compiler: CompilerName | None = None) -
     return _compile_nvrtc(source) if compiler == "nvrtc" else _compile_nvcc(source)
 
 
-def _nvrtc():  # type: ignore[no-untyped-def]  # the binding has no stubs
+def _nvrtc() -> Any:  # the binding has no stubs
     try:
         from cuda.bindings import nvrtc
     except ImportError as exc:

@@ -181,6 +181,13 @@ DEVICE void ldmatrix_x4(u32 address, u32& a, u32& b, u32& c, u32& d) {
                : "memory");
 }
 
+// Volatile, so that it stays where it is written between tensor-core instructions.
+DEVICE float load_shared_float(u32 address) {
+  float v;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(address) : "memory");
+  return v;
+}
+
 DEVICE float4 load_shared_float4(u32 address) {
   float4 v;
   asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"

@@ -37,7 +37,7 @@ def layers_of(trace: Trace, kernels: Kernels, pattern: str, *, strict: bool = Fa
     names = trace.names.texts
     if strict:
         return [names[number] if number != NOWHERE else "" for number in matching.tolist()]
-    best = np.where(matching != NOWHERE, matching, _innermost(trace, kernels, ""))
+    best = np.where(matching != NOWHERE, matching, _innermost(trace, kernels, r"^(?!nccl:)"))
     return [names[number] if number != NOWHERE else "" for number in best.tolist()]
 
 

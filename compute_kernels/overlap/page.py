@@ -14,8 +14,8 @@ from typing import Any
 
 from threefs.compute_kernels.overlap.analyse import Device, Work
 from threefs.compute_kernels.overlap.bubble import Bubbles
-from threefs.compute_kernels.overlap.rules import KINDS, function_name
-from threefs.compute_kernels.overlap.timeline import lanes, summary_sets
+from threefs.compute_kernels.overlap.rules import KINDS, short_name
+from threefs.compute_kernels.overlap.timeline import lanes, summary_sets, thin
 from threefs.compute_kernels.overlap.what_if import WhatIf
 
 PLACEHOLDER = "/*DATA*/null"
@@ -47,7 +47,7 @@ def page(sections: Sequence[Section], bubbles: Bubbles | None = None) -> str:
 def _section(section: Section) -> dict[str, Any]:
     device = dataclasses.asdict(section.device)
     device["hidden_share"] = section.device.hidden_share
-    device["kernels"] = [row | {"function": function_name(row["name"])} for row in device["kernels"][:KERNELS_MAX]]
+    device["kernels"] = [row | {"short": short_name(row["name"])} for row in device["kernels"][:KERNELS_MAX]]
     streams, names = lanes(section.work)
     begin = section.work.window[0]
     parts = {
@@ -55,7 +55,7 @@ def _section(section: Section) -> dict[str, Any]:
             [round((start - begin) / 1000, 3), round((end - start) / 1000, 3)]
             for start, end in zip(part.start.tolist(), part.end.tolist(), strict=True)
         ]
-        for title, part in summary_sets(section.work).items()
+        for title, part in ((title, thin(part, section.work)) for title, part in summary_sets(section.work).items())
     }
     return {
         "device": device,

@@ -83,6 +83,14 @@ def classify(name: str, rules: Sequence[Rule]) -> Rule:
     raise AssertionError("the last default rule matches everything")
 
 
+def short_name(name: str) -> str:
+    """The last parts of the function's name, and the operation that a generic kernel was made for."""
+    short = "::".join(function_name(name).split("::")[-2:])
+    operations = re.findall(r"\w+Functor\w*|\w+_kernel_cuda|\w+_kernel_impl(?!_)|\b\w+Op\b", name)
+    inner = [each for each in operations if each not in short and each != "gpu_kernel_impl"]
+    return f"{short} [{inner[0]}]" if inner else short
+
+
 def function_name(name: str) -> str:
     """The qualified name of a C++ function: no return type, no template arguments, no parameters."""
     text = name.replace("(anonymous namespace)", "anonymous").replace("operator()", "operator")

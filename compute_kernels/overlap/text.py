@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from threefs.compute_kernels.overlap.analyse import Device
 from threefs.compute_kernels.overlap.bubble import Bubbles
 from threefs.compute_kernels.overlap.compare import Comparison
-from threefs.compute_kernels.overlap.rules import function_name
+from threefs.compute_kernels.overlap.rules import short_name
 from threefs.compute_kernels.overlap.what_if import WhatIf
 
 KERNELS_SHOWN, EXPOSED_SHOWN, GAPS_SHOWN = 15, 12, 5
@@ -131,7 +131,7 @@ def _kernels(device: Device) -> str:
                 f"{row.p50:,.1f}",
                 f"{row.p99:,.1f}",
                 row.label,
-                function_name(row.name)[:NAME_WIDTH],
+                short_name(row.name)[:NAME_WIDTH],
             )
             for row in device.kernels[:KERNELS_SHOWN]
         ],
@@ -185,7 +185,7 @@ def comparison_text(comparison: Comparison) -> str:
                 ms(row.after),
                 f"{row.change / 1000:+,.3f}",
                 f"{row.count_before:,} -> {row.count_after:,}",
-                function_name(row.name)[:NAME_WIDTH],
+                short_name(row.name)[:NAME_WIDTH],
             )
             for row in comparison.kernels[:KERNELS_SHOWN]
         ],

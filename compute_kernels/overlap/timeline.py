@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from threefs.compute_kernels.overlap.analyse import US, Work
-from threefs.compute_kernels.overlap.intervals import Set, complement, intersect, subtract
+from threefs.compute_kernels.overlap.intervals import Set, complement, intersect, subtract, union
 from threefs.compute_kernels.overlap.rules import KINDS, function_name
 
 BLOCKS_MAX = 40_000
@@ -36,6 +36,15 @@ def summary_sets(work: Work) -> dict[str, Set]:
         "exposed communication": subtract(communication, compute),
         "idle": complement(anything, *work.window),
     }
+
+
+def thin(part: Set, work: Work) -> Set:
+    """`part` with the gaps closed that no screen can show, if it has more intervals than the page can hold."""
+    if part.start.size <= BLOCKS_MAX:
+        return part
+    resolution = (work.window[1] - work.window[0]) // BLOCKS_MAX * 2
+    wider = union(part.start, part.end + resolution)
+    return Set(wider.start, wider.end - resolution)
 
 
 def lanes(work: Work) -> tuple[list[Lane], list[str]]:

@@ -6,6 +6,7 @@ analysis reads is kept: of a 500 MB trace some tens of megabytes.
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,34 +124,26 @@ class Trace:
 
 
 class _Columns:
-    """Lists of rows while reading, arrays in the end."""
+    """Rows of whole numbers while reading, arrays in the end."""
 
     def __init__(self, width: int) -> None:
         self.width = width
-        self._rows: list[tuple[int, ...]] = []
-        self._parts: list[Ints] = []
+        self._cells = array("q")
 
     def append(self, *row: int) -> None:
-        self._rows.append(row)
+        self._cells.extend(row)
 
-    def pack(self) -> None:
-        if self._rows:
-            self._parts.append(np.array(self._rows, dtype=np.int64))
-            self._rows = []
-
-    def columns(self, order_by: int = 0) -> list[Ints]:
-        self.pack()
-        if not self._parts:
-            return [np.zeros(0, dtype=np.int64) for _ in range(self.width)]
-        table = np.concatenate(self._parts)
-        table = table[np.argsort(table[:, order_by], kind="stable")]
-        return [np.ascontiguousarray(table[:, column]) for column in range(self.width)]
+    def columns(self) -> list[Ints]:
+        """In order of the first column."""
+        table = np.frombuffer(self._cells, dtype=np.int64).reshape(-1, self.width)
+        order = np.argsort(table[:, 0], kind="stable")
+        return [np.ascontiguousarray(table[order, column]) for column in range(self.width)]
 
 
 class _Builder:
     def __init__(self) -> None:
         self.names = Names()
-        self.threads = Names()
+        self.threads: dict[tuple[Any, Any], int] = {}
         self.kernels = _Columns(8)
         self.launches = _Columns(4)
         self.annotations = _Columns(4)
@@ -176,8 +169,6 @@ class _Builder:
                 args = self._args_of(event)
                 device, stream = _whole(event.pid, args.device), _whole(event.tid, args.stream)
                 self.gpu_annotations.append(*_span(event), device << 32 | stream, self.names.number(event.name))
-        for columns in (self.kernels, self.launches, self.annotations, self.gpu_annotations):
-            columns.pack()
 
     def _add_kernel(self, event: Event) -> None:
         args = self._args_of(event)
@@ -199,7 +190,7 @@ class _Builder:
             return KernelArgs()  # written by another tool; times and names still count
 
     def _thread(self, event: Event) -> int:
-        return self.threads.number(f"{event.pid}/{event.tid}")
+        return self.threads.setdefault((event.pid, event.tid), len(self.threads))
 
 
 def _span(event: Event) -> tuple[int, int]:

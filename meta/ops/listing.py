@@ -35,9 +35,10 @@ async def list_directory(ctx: Context, at: At, *, after: bytes, limit: int, attr
         entries = await view.entries(directory.id, after=after, limit=limit + 1)
         more = len(entries) > limit
         wanted = attributes and may(directory, ctx.user, EXECUTE)
-        found = [
-            (name, entry, await view.find_inode(entry.inode) if wanted else None) for name, entry in entries[:limit]
-        ]
-        return Page(found, more)
+        entries = entries[:limit]
+        if not wanted:
+            return Page([(name, entry, None) for name, entry in entries], more)
+        inodes = await ctx.env.each(view.find_inode(entry.inode) for _, entry in entries)
+        return Page([(name, entry, inode) for (name, entry), inode in zip(entries, inodes, strict=True)], more)
 
     return await ctx.read(body)

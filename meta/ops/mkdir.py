@@ -14,6 +14,7 @@ from threefs.common.files_proto import path_bytes
 from threefs.common.ids import ROOT_INODE, InodeId
 from threefs.meta.changes import add_new, check_free, new_inode
 from threefs.meta.context import Context, Done
+from threefs.meta.locks import directory_of
 from threefs.meta.ops.result import present
 from threefs.meta.resolve import Place, locate
 from threefs.meta.store import Outcome
@@ -28,7 +29,7 @@ async def mkdir(ctx: Context, at: At, *, mode: int, layout: Layout | None = None
         made = _make(ctx, view, await locate(view, at, ctx.user), id, mode, layout)
         return Outcome(id, made.nlink, created=True), made
 
-    async with ctx.env.locks.hold(at.inode):
+    async with ctx.env.locks.hold(directory_of(at)):
         return present(await ctx.mutate(body))
 
 

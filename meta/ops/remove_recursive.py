@@ -16,6 +16,7 @@ from threefs.common.files import At, FileType, Inode
 from threefs.common.ids import InodeId
 from threefs.meta.access import EXECUTE, READ, WRITE, check
 from threefs.meta.context import Context, Done
+from threefs.meta.locks import directory_of
 from threefs.meta.ops.result import Removed
 from threefs.meta.ops.rmdir import refuse_unnamed, remove_directory
 from threefs.meta.ops.unlink import remove_file
@@ -42,7 +43,7 @@ async def remove_recursive(ctx: Context, at: At) -> Removed:
             raise FileError(errno.EBUSY, f"{place.subject} was replaced while it was being removed")
         return await remove_directory(ctx, view, place, empty_only=False)
 
-    async with ctx.env.locks.hold(at.inode):
+    async with ctx.env.locks.hold(directory_of(at)):
         outcome, _ = await ctx.mutate(body)
     return Removed(outcome.inode, outcome.nlink)
 

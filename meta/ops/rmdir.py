@@ -14,6 +14,7 @@ from threefs.common.ids import ROOT_INODE
 from threefs.meta.access import check_removal
 from threefs.meta.changes import drop_directory
 from threefs.meta.context import Context, Done
+from threefs.meta.locks import directory_of
 from threefs.meta.ops.result import Removed
 from threefs.meta.resolve import Place, locate
 from threefs.meta.store import Outcome
@@ -29,7 +30,7 @@ async def rmdir(ctx: Context, at: At) -> Removed:
             raise FileError(errno.ENOTDIR, place.subject)
         return await remove_directory(ctx, view, place, empty_only=True)
 
-    async with ctx.env.locks.hold(at.inode):
+    async with ctx.env.locks.hold(directory_of(at)):
         outcome, _ = await ctx.mutate(body)
     return Removed(outcome.inode, outcome.nlink)
 

@@ -23,13 +23,10 @@ async def batch_stat(ctx: Context, items: Sequence[At], *, follow: bool) -> list
     if len(items) > BATCH_ITEMS_MAX:
         raise BadRequest(f"{len(items)} places in one request, {BATCH_ITEMS_MAX} at most")
 
-    async def body(view: View) -> list[Inode | FileError]:
-        results: list[Inode | FileError] = []
-        for at in items:
-            try:
-                results.append(await find(view, at, ctx.user, follow=follow))
-            except FileError as exc:
-                results.append(exc)
-        return results
+    async def one(view: View, at: At) -> Inode | FileError:
+        try:
+            return await find(view, at, ctx.user, follow=follow)
+        except FileError as exc:
+            return exc
 
-    return await ctx.read(body)
+    return await ctx.read(lambda view: ctx.env.each(one(view, at) for at in items))

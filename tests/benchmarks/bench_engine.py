@@ -17,12 +17,15 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
+import numpy as np
 import pytest
 
 from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, InodeId, TargetId
 from threefs.native.buffers import buffer
 from threefs.native.checksum import crc32c
-from threefs.storage.engine import Commit, ReadOp, Update, UpdateKind
+from threefs.proto import data_plane
+from threefs.proto.data_plane import ReadRequest
+from threefs.storage.engine import READ_ARRAY, Commit, ReadOp, Update, UpdateKind
 from threefs.storage.native_engine import NativeEngine
 
 pytestmark = pytest.mark.bench
@@ -151,6 +154,40 @@ def read_round(
     return work
 
 
+def frame_round(engine: NativeEngine, frames: list[bytes], count: int) -> Callable[[], Awaitable[int]]:
+    """What the storage daemon does with read frames whose bytes the page cache has, or the disk."""
+    grants = [(int(TARGET), 5, 9, True)]
+
+    async def work() -> int:
+        for body in frames:
+            data = buffer(data_plane.read_bytes(body))
+            if engine.read_frame(body, data, grants) is None:
+                reads = np.zeros(len(body) // data_plane.READ_REQUEST_BYTES, READ_ARRAY)
+                items = data_plane.unpack_reads(body)
+                for name in ("target", "chunk", "offset", "bytes"):
+                    reads[name] = items[name]
+                await engine.read_array(reads, data)
+                assert not reads["error"].any()
+        return count
+
+    return work
+
+
+async def compare_frames(engine: NativeEngine, bare: Bare, batch: int) -> None:
+    draw = Random(7)
+    places = [draw.randrange(CHUNKS * 256) * 4096 for _ in range(20_000)]
+    requests = [
+        ReadRequest(TARGET, 5, 0, 9, ChunkId(InodeId(1), place // MIB).pack(), place % MIB, 4096) for place in places
+    ]
+    frames = [data_plane.pack_reads(requests[base : base + batch]) for base in range(0, len(places), batch)]
+    await read_round(engine, [index * MIB for index in range(CHUNKS)], MIB, 4, 4)()
+    ours, ceiling = Figure(), Figure()
+    for _ in range(ROUNDS):
+        await ceiling.measure(bare.reader(places, 4096, 1))
+        await ours.measure(frame_round(engine, frames, len(places)))
+    report(f"warm 4 KiB reads, frames of {batch}", "reads/s", ours, ceiling, 1_000_000)
+
+
 async def compare_writes(engine: NativeEngine, bare: Bare) -> None:
     ours, ceiling = Figure(), Figure()
     for number in range(ROUNDS):
@@ -197,6 +234,8 @@ def test_engine_against_the_bare_disk(tmp_path: Path) -> None:
         for cold in (False, True):
             await compare_reads(tmp_path, engine, bare, size=4096, batch=32, cold=cold)
             await compare_reads(tmp_path, engine, bare, size=MIB, batch=4, cold=cold)
+        for batch in (1, 32, 128):
+            await compare_frames(engine, bare, batch)
         bare.pool.shutdown()
         await engine.close()
 

@@ -267,3 +267,22 @@ def test_sequential_reads_are_fetched_ahead_and_never_stale() -> None:
         await file.close()
 
     run(body)
+
+
+def test_flush_ends_the_session_and_a_later_write_begins_another() -> None:
+    async def body(world: World) -> None:
+        file = await world.ours.create(ROOT_INODE, "f", RW)
+        await write(file, 0, b"first")
+        await file.flush()
+        assert (await world.meta.stat(file.inode)).length == 5
+        assert world.ours.unpinned(file.inode) == [file]
+        await asyncio.gather(write(file, 5, b"second"), write(file, 11, b"third"))
+        assert not world.ours.has_unpinned
+        await world.meta.unlink(ROOT_INODE, "f")
+        assert await content(file) == b"firstsecondthird"
+        await file.fsync()
+        assert (await world.meta.stat(file.inode)).nlink == 0
+        await file.close()
+        assert (await world.meta.stat(file.inode)).length == 16
+
+    run(body)

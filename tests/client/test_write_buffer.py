@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
+from threefs.client.storage.types import WriteIO
 from threefs.client.write_buffer import WriteBack, WriteBuffer
 from threefs.common.errors import NoSpace
+from threefs.common.ids import ChainId, ChunkId, InodeId
 from threefs.common.runtime.real import RealRuntime
 
 pytestmark = pytest.mark.unit
@@ -25,11 +27,13 @@ class Store:
         self.writes: list[tuple[int, int]] = []
         self.running = 0
         self.running_most = 0
+        self.calls = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.error: Exception | None = None
 
-    async def send(self, offset: int, data: memoryview) -> None:
+    async def write(self, ios: Sequence[WriteIO]) -> None:
+        self.calls += 1
         self.running += 1
         self.running_most = max(self.running_most, self.running)
         await self.gate.wait()
@@ -37,18 +41,23 @@ class Store:
         self.running -= 1
         if self.error is not None:
             raise self.error
-        self.writes.append((offset, len(data)))
-        self.data.extend(bytes(max(offset + len(data) - len(self.data), 0)))
-        self.data[offset : offset + len(data)] = data
+        for io in ios:
+            self.writes.append((io.offset, len(io.data)))
+            self.data.extend(bytes(max(io.offset + len(io.data) - len(self.data), 0)))
+            self.data[io.offset : io.offset + len(io.data)] = io.data
+
+
+def make_ios(offset: int, data: memoryview) -> list[WriteIO]:
+    return [WriteIO(ChainId(1), ChunkId(InodeId(1), 0), offset, data, 1 << 30)]
 
 
 def run(body: Callable[[Store, WriteBack, WriteBuffer], Awaitable[None]], *, bytes_max: int = 1 << 20) -> None:
     async def main() -> None:
         runtime = RealRuntime()
         store = Store()
-        shared = WriteBack(runtime, bytes_max=bytes_max, in_flight_max=4, age_s_max=0.0)
+        shared = WriteBack(runtime, store.write, bytes_max=bytes_max, batches_max=2, age_s_max=0.0)
         async with asyncio.timeout(20):
-            await body(store, shared, WriteBuffer(shared, store.send, block_bytes=BLOCK))
+            await body(store, shared, WriteBuffer(shared, make_ios, lambda end, error: None, block_bytes=BLOCK))
         await runtime.close()
         assert shared.bytes_held == 0
 
@@ -185,3 +194,16 @@ def test_random_writes_of_many_tasks_equal_a_bytearray(seed: int) -> None:
         assert store.data == model
 
     run(body, bytes_max=3 * BLOCK)
+
+
+def test_blocks_of_several_files_go_together() -> None:
+    async def body(store: Store, shared: WriteBack, buffer: WriteBuffer) -> None:
+        other = WriteBuffer(shared, make_ios, lambda end, error: None, block_bytes=BLOCK)
+        for number in range(5):
+            await buffer.write(2 * number * BLOCK, memoryview(b"a" * 10), owned=False)
+            await other.write((2 * number + 1) * BLOCK, memoryview(b"b" * 10), owned=False)
+        await asyncio.gather(buffer.flush(), other.flush())
+        assert len(store.writes) == 10
+        assert store.calls == 1
+
+    run(body)

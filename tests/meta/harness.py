@@ -9,7 +9,7 @@ import asyncio
 import errno
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -19,10 +19,12 @@ from threefs.client.storage.types import LastChunk, ReadIO, WriteIO
 from threefs.common.errors import FileError, Timeout
 from threefs.common.files import Credentials
 from threefs.common.ids import ChainId, ChainTableId, ChunkId, ClientId, InodeId, NodeId, RoutingVersion
+from threefs.common.kv.interface import KvEngine
 from threefs.common.kv.memory import MemoryEngine, MemoryFaults, MemoryStore
 from threefs.common.net.loopback import LoopbackCarrier
 from threefs.common.net.service import bind
 from threefs.common.routing import ChainTable, Node, NodeStatus, NodeType, Routing
+from threefs.common.runtime.interface import Runtime
 from threefs.common.runtime.simulated import Simulation
 from threefs.meta.bootstrap import prepare_store
 from threefs.meta.config import GarbageConfig, RootConfig, ServiceConfig, SessionConfig
@@ -103,7 +105,7 @@ class MemoryStorage:
 @dataclass(slots=True)
 class Daemon:
     env: Environment
-    engine: MemoryEngine
+    engine: Any  # a MemoryEngine, whose faults tests change, unless the room is real
     service: MetaService
     collector: Collector
     pruner: SessionPruner
@@ -113,10 +115,18 @@ class Room:
     """One or more metadata daemons on one store, and a client."""
 
     def __init__(
-        self, *, seed: int = 1, daemons: int = 1, config: ServiceConfig = CONFIG, faults: MemoryFaults | None = None
+        self,
+        *,
+        seed: int = 1,
+        daemons: int = 1,
+        config: ServiceConfig = CONFIG,
+        faults: MemoryFaults | None = None,
+        real: tuple[Runtime, Sequence[KvEngine]] | None = None,  # instead of virtual time and a memory store
     ) -> None:
-        self.simulation = Simulation(seed)
-        self.runtime = self.simulation.runtime("client")
+        self.seed = seed
+        self._simulation = None if real else Simulation(seed)
+        self._real = real
+        self.runtime = real[0] if real else self.simulation.runtime("client")
         self.store = MemoryStore()
         self.storage = MemoryStorage()
         self.carrier = LoopbackCarrier()
@@ -133,12 +143,20 @@ class Room:
         self.client = self.new_client()
 
     def _daemon(self, number: int, config: ServiceConfig, faults: MemoryFaults | None) -> Daemon:
-        runtime = self.simulation.runtime(f"meta-{number}")
-        engine = MemoryEngine(runtime, self.store, faults)
+        if self._real is not None:
+            runtime, engine = self._real[0], self._real[1][number]
+        else:
+            runtime = self.simulation.runtime(f"meta-{number}")
+            engine = MemoryEngine(runtime, self.store, faults)
         env = Environment(config, runtime=runtime, engine=engine, storage=self.storage, routing=lambda: self.routing)
         owns = Ownership(NodeId(number), env.routing).owns
         pruner = SessionPruner(env, owns, self._live)
         return Daemon(env, engine, MetaService(env), Collector(env, owns), pruner)
+
+    @property
+    def simulation(self) -> Simulation:
+        assert self._simulation is not None, "this room lives in real time"
+        return self._simulation
 
     async def _live(self) -> frozenset[ClientId] | None:
         return self.live_clients
@@ -165,8 +183,9 @@ class Room:
         return self.simulation.run(main())
 
     async def check(self) -> None:
-        for daemon in self.daemons:
-            daemon.engine.faults = MemoryFaults()
+        if self._real is None:
+            for daemon in self.daemons:
+                daemon.engine.faults = MemoryFaults()
         report = await check(self.client, self.storage)
         assert report.problems == (), report.problems
 

@@ -250,6 +250,12 @@ def test_hot_configuration() -> None:
 
         await until(taken)
         assert not server.env.config.authenticate  # waits for a restart
+        await server.stop()
+        again = cluster.meta(1, life=2)
+        await again.start()
+        assert again.env.config.authenticate
+        await again.stop()
+        del cluster.metas[1]
 
     cluster.run(body)
 

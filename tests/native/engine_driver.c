@@ -101,6 +101,27 @@ static void write_chunk(struct worker *worker, uint8_t index)
 	buffer_free(data - shift);
 }
 
+/* Updates that must be refused and leave nothing behind. */
+static void write_wrongly(struct worker *worker, uint8_t index)
+{
+	static const uint8_t data[100];
+	struct engine_update updates[3];
+	for (int i = 0; i < 3; i++) {
+		updates[i] = (struct engine_update){.target = worker->target, .version = worker->versions[index],
+						    .chain_version = 1, .data = data, .bytes = sizeof data,
+						    .chunk_bytes = CHUNK_BYTES, .kind = ENGINE_WRITE};
+		updates[i].chunk[15] = index;
+	}
+	updates[1].version += 2;
+	updates[2].version += 1;
+	updates[2].has_crc = 1;
+	updates[2].crc32c = 1;
+	wait_for(engine_stage(worker->engine, updates, 3));
+	require(updates[0].error == ENGINE_STALE, "a stale update was taken", updates[0].error);
+	require(updates[1].error == ENGINE_MISSING, "an update that leaves a gap was taken", updates[1].error);
+	require(updates[2].error == ENGINE_DATA_CRC, "damaged data was taken", updates[2].error);
+}
+
 static void read_chunk(struct worker *worker, uint8_t index)
 {
 	uint32_t offset = draw(worker, CHUNK_BYTES), bytes = 1 + draw(worker, 70000);
@@ -139,8 +160,10 @@ static void *work(void *argument)
 	for (int round = 0; round < worker->rounds; round++) {
 		uint8_t index = (uint8_t)draw(worker, CHUNKS);
 		unsigned what = draw(worker, 40);
-		if (what < 18)
+		if (what < 16)
 			write_chunk(worker, index);
+		else if (what < 20)
+			write_wrongly(worker, index);
 		else if (what < 38)
 			read_chunk(worker, index);
 		else

@@ -127,7 +127,8 @@ def test_a_replica_with_a_newer_version_on_its_way_does_not_guess(cluster: Clust
             body = data_plane.pack_reads([ask])
             reply = await cluster.transport.call(address, data_plane.READ, body, timeout_s=1.0)
             data = b"".join(reply.data)
-            (answer,), _ = data_plane.unpack_read_replies(reply.body, 1, len(data))
+            answers, _ = data_plane.unpack_read_replies(reply.body, 1, len(data))
+            (answer,) = data_plane.read_replies(answers)
             assert (answer.status, data) == (status, b"" if status else b"old")
         for _ in range(6):
             assert await cluster.read(0) == b"old", "the client goes to the tail"

@@ -17,7 +17,9 @@ from tests.native.recorder import power_loss
 
 from threefs.common.errors import ChecksumMismatch, Conflict, Corrupt, NoSpace
 from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, InodeId, TargetId
+from threefs.native.buffers import buffer
 from threefs.native.checksum import crc32c
+from threefs.proto import data_plane
 from threefs.storage.engine import Commit, DiskFailed, ReadOp, Update, UpdateKind, UpdateResult, unit_bytes
 from threefs.storage.native_engine import EngineOptions, NativeEngine
 
@@ -169,6 +171,41 @@ def test_a_full_disk_refuses_writes_harms_nothing_and_recovers(small_disk: Path)
     asyncio.run(body())
 
 
+def test_space_goes_from_one_block_size_to_another(small_disk: Path) -> None:
+    """96 MiB are full of 64 KiB blocks, then of 4 MiB blocks, then of 64 KiB blocks again."""
+
+    async def fill(engine: NativeEngine, chunk_bytes: int, first: int) -> int:
+        data = memoryview(noise(chunk_bytes))
+        for number in range(first, first + 2000):
+            wanted = Update(
+                TARGET, chunk(number), UpdateKind.WRITE, chunk_bytes, ChunkVersion(1), ChainVersion(1), data=data
+            )
+            [result] = await engine.stage([wanted])
+            if result.error:
+                assert isinstance(result.error, NoSpace)
+                break
+            await commit(engine, number)
+        for gone in range(first, number):
+            [removal] = await engine.stage(
+                [Update(TARGET, chunk(gone), UpdateKind.REMOVE, chunk_bytes, ChunkVersion(2), ChainVersion(1))]
+            )
+            assert removal.error is None
+            await commit(engine, gone, version=2)
+        await engine.sync()
+        assert engine.audit() == ""
+        return (number - first) * chunk_bytes
+
+    async def body() -> None:
+        filled = []
+        for round, chunk_bytes in enumerate((65536, 4 * MIB, 65536)):
+            async with opened(small_disk, flush_delay_s=0.01) as engine:
+                filled.append(await fill(engine, chunk_bytes, round * 10_000))
+                assert (await engine.space()).used_bytes == 0
+        assert min(filled) >= 48 * MIB, filled
+
+    asyncio.run(body())
+
+
 def test_a_disk_filled_by_others_leaves_room_for_removals(small_disk: Path) -> None:
     async def body() -> None:
         async with opened(small_disk, flush_delay_s=0.01) as engine:
@@ -292,6 +329,28 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         asyncio.run(NativeEngine.open(tmp_path / "file"))
 
 
+def test_a_cancelled_caller_leaves_its_operation_running(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with opened(tmp_path) as engine:
+            task = asyncio.create_task(stage(engine, 0, noise(MIB)))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await engine.sync()
+            await commit(engine, 0)
+            assert await engine.verify(TARGET, chunk(0)) is None
+            late = asyncio.create_task(stage(engine, 1, noise(MIB)))
+            await asyncio.sleep(0)
+            late.cancel()
+        with pytest.raises(DiskFailed, match="closed"):
+            await engine.space()
+        async with opened(tmp_path) as engine:
+            assert (engine.recovery.chunks, engine.recovery.pending) == (1, 1)
+
+    asyncio.run(body())
+
+
 FAILING = """
 import asyncio, sys
 from pathlib import Path
@@ -325,6 +384,60 @@ def test_a_device_error_fails_the_disk(tmp_path: Path, tmp_path_factory: pytest.
     )
     assert run.returncode == 0, run.stderr
     assert "Input/output error" in run.stdout
+
+
+def frame_of(reads: list[tuple[int, int, int]], *, flags: int = 0, version: int = 9) -> bytes:
+    """A read frame of (chunk number, offset, bytes)."""
+    return data_plane.pack_reads(
+        [
+            data_plane.ReadRequest(TARGET, 5, flags, version, chunk(number).pack(), offset, length)
+            for number, offset, length in reads
+        ]
+    )
+
+
+def test_a_frame_is_answered_at_once_or_not_at_all(tmp_path: Path) -> None:
+    grant = [(int(TARGET), 5, 9, False)]
+
+    async def body() -> None:
+        async with opened(tmp_path) as engine:
+            contents = {number: noise(20_000 + number, number) for number in range(70)}
+            for number, data in contents.items():
+                await put(engine, number, data)
+            draw = Random(3)
+            reads = [(number % 72, draw.randrange(21_000), draw.randrange(1, 9000)) for number in range(72)]
+            data = buffer(sum(length for _, _, length in reads))
+            frame = frame_of(reads)
+            assert data_plane.read_keys(frame) == {(TARGET, 5, 9)}
+            assert data_plane.read_bytes(frame) == len(data)
+            assert engine.read_frame(frame, data, grant) is None, "nothing is in the page cache yet"
+            for number in contents:
+                await engine.read([ReadOp(TARGET, chunk(number), 0, memoryview(bytearray(30_000)))])
+            answer = engine.read_frame(frame, data, grant)
+            assert answer is not None
+            replies, messages = data_plane.unpack_read_replies(bytes(answer.replies), len(reads), answer.data_bytes)
+            at = 0
+            for (number, offset, length), reply in zip(reads, data_plane.read_replies(replies), strict=True):
+                expected = contents.get(number, b"")[offset : offset + length]
+                assert data[at : at + reply["bytes"]] == expected
+                assert (reply["status"], reply["crc32c"]) == (0, crc32c(expected))
+                assert reply["version"] == (number in contents)
+                at += int(reply["bytes"])
+            assert at == answer.data_bytes
+            assert not any(messages)
+
+            assert engine.read_frame(frame_of([(0, 0, 9)], version=8), data, grant) is None
+            assert engine.read_frame(frame_of([(0, 0, 9)]), data[:8], grant) is None
+            await stage(engine, 0, b"pending", version=2)
+            one = frame_of([(0, 0, 9)])
+            assert engine.read_frame(one, data, grant) is None
+            assert engine.read_frame(frame_of([(0, 0, 9)], flags=data_plane.READ_RELAXED), data, grant) is not None
+            assert engine.read_frame(one, data, [(TargetId(9), 1, 1, True), (TARGET, 5, 9, True)]) is not None
+            assert bytes(data[:9]) == contents[0][:9]
+            flip(tmp_path / "blocks-64k", 65536 + 100)
+            assert engine.read_frame(frame_of([(1, 0, 9)]), data, grant) is None
+
+    asyncio.run(body())
 
 
 def test_memory_does_not_grow_with_the_number_of_chunks(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 from time import perf_counter
@@ -35,8 +36,8 @@ async def batched_reads(connection: Connection, local: Path, *, seconds: float =
     results = []
     async with echo_process(copy) as address:
         for name, size, batch, unit in (("4 KiB", 4096, 32, "1/s"), ("1 MiB", BLOCK_BYTES, 1, "MiB/s")):
-            ours = await _rate(seconds, lambda r, s=size, b=batch: _read(connection, inode, r, s, b))
-            bare = await _rate(seconds, lambda r, s=size, b=batch: _echo(connection, address, r, s, b))
+            ours = await _rate(seconds, partial(_read, connection, inode, size, batch))
+            bare = await _rate(seconds, partial(_echo, connection, address, size, batch))
             scale = batch if unit == "1/s" else batch * size / 2**20
             text = f"{name} reads, {batch} a batch, {IN_FLIGHT} batches in flight"
             results.append(Measurement(text, unit, ours * scale, bare * scale, "bare frame-and-pread echo"))
@@ -65,7 +66,7 @@ def _offsets(random: Random, size: int, count: int) -> list[int]:
     return [random.randrange(FILE_BYTES // size) * size for _ in range(count)]
 
 
-async def _read(connection: Connection, inode: Inode, random: Random, size: int, count: int) -> None:
+async def _read(connection: Connection, inode: Inode, size: int, count: int, random: Random) -> None:
     layout = inode.layout
     assert layout is not None
     out = buffer(size * count)
@@ -81,7 +82,7 @@ async def _read(connection: Connection, inode: Inode, random: Random, size: int,
         assert io.length == size, f"read {io.length} of {size} bytes of chunk {io.chunk}"
 
 
-async def _echo(connection: Connection, address: str, random: Random, size: int, count: int) -> None:
+async def _echo(connection: Connection, address: str, size: int, count: int, random: Random) -> None:
     out = buffer(size * count)
     body = pack([(offset, size) for offset in _offsets(random, size, count)])
     await connection.transport.call(address, METHOD, body, timeout_s=10, scatter=lambda _body, _length: [out])

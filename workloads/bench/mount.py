@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 
@@ -42,14 +43,15 @@ def names(mounted: Path, local: Path, count: int, *, remount: Callable[[], objec
         folder = base / "names"
         folder.mkdir()
         paths = [folder / f"{number:06}" for number in range(count)]
-        rates["create"].append(median_rate(count, lambda paths=paths: _create(paths), repeat=1))
+        rates["create"].append(median_rate(count, partial(_create, paths), repeat=1))
         if base == mounted:
             remount()
         drop_caches()
-        rates["stat"].append(median_rate(count, lambda paths=paths: _stat(paths), repeat=1))
+        rates["stat"].append(median_rate(count, partial(_stat, paths), repeat=1))
         rmtree(folder)
     for what, text in (("create", "creates of empty files"), ("stat", "stats of fresh inodes")):
-        results.append(Measurement(text, "1/s", *rates[what], "the local file system"))
+        ours, theirs = rates[what]
+        results.append(Measurement(text, "1/s", ours, theirs, "the local file system"))
     return results
 
 

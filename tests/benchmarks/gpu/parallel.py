@@ -181,7 +181,7 @@ def main() -> None:
             setup = Setup(config, "DualPipeV, 1 rank", tokens, device, expert_group(device, ctas))
             key = f"DualPipeV, 1 rank; {name}; {ctas or 'default'} CTAs"
             equals_model = torch.equal(setup.step(True), setup.alone())
-            results[key] = measure(setup, device, 3 if arguments.small else 7) | {"equals_model": equals_model}
+            results[key] = measure(setup, device, 3 if arguments.small else 5) | {"equals_model": equals_model}
             say(f"[{time.time() - begin:.0f} s] {key}: {results[key]}", flush=True)
             ratio = torch.tensor(results[key]["ratio"], device=device)
             dist.broadcast(ratio, 0)
@@ -193,7 +193,7 @@ def main() -> None:
     for kind, label in (("DualPipeV, 1 rank", "moe"), ("DualPipe, 2 ranks", "dualpipe")):
         setup = Setup(configs[name], kind, tokens, device, expert_group(device, ctas))
         key = f"{kind}; {name}; {ctas or 'default'} CTAs; recorded"
-        results[key] = measure(setup, device, 3 if arguments.small else 7)
+        results[key] = measure(setup, device, 3 if arguments.small else 5)
         say(f"[{time.time() - begin:.0f} s] {key}: {results[key]}", flush=True)
         for overlap in (True, False) if label == "moe" else (True,):
             part = "overlapped" if overlap else "plain"

@@ -7,15 +7,19 @@ answer must be that of the model at the transaction's snapshot under its own wri
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
+from threefs.common.kv.conflicts import ConflictWindow
 from threefs.common.kv.errors import KvConflict
 from threefs.common.kv.interface import KvEngine, Transaction
+from threefs.common.kv.memory import MemoryEngine
+from threefs.common.runtime.real import RealRuntime
 
 pytestmark = pytest.mark.unit
 
@@ -123,3 +127,19 @@ async def run_steps(engine: KvEngine, steps: list[tuple[int, tuple[Any, ...]]]) 
 @given(steps=STEPS)
 def test_interleaved_transactions_are_serialisable(store, steps: list[tuple[int, tuple[Any, ...]]]) -> None:
     store.run(run_steps(store.engine, steps))
+
+
+def test_without_the_conflict_check_the_model_finds_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ablation: the window that decides conflicts finds none."""
+    monkeypatch.setattr(ConflictWindow, "conflict", lambda *_: None)
+
+    def is_found(steps: list[tuple[int, tuple[Any, ...]]]) -> bool:
+        try:
+            asyncio.run(run_steps(MemoryEngine(RealRuntime()), steps))
+        except AssertionError as exc:
+            return "although a read changed" in str(exc)
+        return False
+
+    assert find(
+        STEPS, is_found, settings=settings(max_examples=2000, deadline=None, database=None, phases=[Phase.generate])
+    )

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+from collections.abc import Awaitable
 
 import pytest
-from tests.meta.harness import ALICE, CHUNK, Room, refused
+from tests.meta.harness import ALICE, CHUNK, ROOT, Room, refused
 
+from threefs.client.meta.client import MetaClient
+from threefs.client.meta.transport import new_request_id
 from threefs.client.meta.types import LengthHint, Opened
-from threefs.common.errors import Timeout
-from threefs.common.files import FileType
+from threefs.common.errors import BadRequest, Timeout
+from threefs.common.files import At, FileType, Inode
 from threefs.common.ids import ROOT_INODE
+from threefs.common.kv.memory import MemoryFaults
+from threefs.meta.context import Context
+from threefs.meta.ops.truncate import truncate
 
 pytestmark = pytest.mark.unit
 
@@ -125,5 +132,97 @@ def test_a_writer_that_comes_while_chunks_are_removed(room: Room) -> None:
         room.storage.before_remove = write_more
         assert (await room.client.truncate(id, 0)).length == 0
         assert room.stored(id) == {}
+
+    room.run(body)
+
+
+def test_a_repeated_request_cuts_once(room: Room) -> None:
+    """What is written after the first answer stays, whenever the duplicate runs."""
+
+    async def body() -> None:
+        opened = await _written(room, 4 * CHUNK)
+        id, layout = opened.inode.id, opened.inode.layout
+        assert layout is not None
+        request = new_request_id(room.runtime)
+
+        def attempt() -> Awaitable[Inode]:
+            ctx = Context(room.env, ROOT, room.client.client_id, request, room.runtime.wall_us())
+            return truncate(ctx, At(id), CHUNK, opened=True)
+
+        async def slow() -> None:
+            await asyncio.sleep(1)
+
+        room.storage.before_remove = slow
+
+        async def first_then_write() -> None:
+            await attempt()
+            room.storage.put(layout.chains[1], id, 1, 77)
+
+        first = asyncio.ensure_future(first_then_write())
+        await room.tick(0.5)
+        second = asyncio.ensure_future(attempt())  # waits for the first
+        await asyncio.gather(first, second)
+        await attempt()
+        assert room.stored(id) == {0: CHUNK, 1: 77}
+        room.storage.before_remove = None
+        await room.client.close(id, opened.session, None)
+
+    room.run(body)
+
+
+def test_a_request_that_is_too_old_cuts_nothing(room: Room) -> None:
+    async def body() -> None:
+        opened = await _written(room, CHUNK)
+        ctx = Context(room.env, ROOT, room.client.client_id, new_request_id(room.runtime), room.runtime.wall_us())
+        ctx.now_us += 3600 * 10**6
+        with pytest.raises(BadRequest, match="clocks"):
+            await truncate(ctx, At(opened.inode.id), 0, opened=True)
+        assert room.stored(opened.inode.id) == {0: CHUNK}
+
+    room.run(body)
+
+
+def test_it_ends_when_its_caller_gives_up(room: Room) -> None:
+    async def body() -> None:
+        opened = await _written(room, 2 * CHUNK)
+        calls: list[float] = []
+
+        async def silent() -> None:
+            calls.append(room.runtime.now())
+            await asyncio.sleep(1000)
+
+        room.storage.before_remove = silent
+        impatient = MetaClient(room.runtime, room.carrier.transport(), ["meta-0"], room.client.client_id, timeout_s=3.0)
+        with pytest.raises(Timeout):
+            await impatient.truncate(opened.inode.id, 0, opened=True)
+        room.storage.before_remove = None
+        await room.tick(2000)
+        assert len(room.stored(opened.inode.id)) == 2  # nothing was left running
+        assert (await room.client.truncate(opened.inode.id, 0, opened=True)).length == 0
+
+    room.run(body)
+
+
+def test_two_at_once_in_two_daemons() -> None:
+    room = Room(daemons=2, faults=MemoryFaults(latency_s=0.01))
+
+    async def body() -> None:
+        opened = await _written(room, 6 * CHUNK)
+        id = opened.inode.id
+
+        def attempt(daemon: int, length: int) -> Awaitable[Inode]:
+            ctx = Context(
+                room.daemons[daemon].env,
+                ROOT,
+                room.client.client_id,
+                new_request_id(room.runtime),
+                room.runtime.wall_us(),
+            )
+            return truncate(ctx, At(id), length, opened=True)
+
+        results = await asyncio.gather(attempt(0, CHUNK + 5), attempt(1, 3 * CHUNK))
+        assert sorted(inode.truncate_version for inode in results) == [1, 2]
+        last = max(results, key=lambda inode: inode.truncate_version)
+        assert (await room.client.close(id, opened.session, None)).length == last.length
 
     room.run(body)
