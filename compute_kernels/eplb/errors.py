@@ -1,6 +1,7 @@
 """What can be wrong with a placement request. Every message names the argument, its value and what would do.
 
-Raised by the whole of `threefs.compute_kernels.eplb`. All are the caller's to mend, hence `InvalidInput`, a `ValueError`.
+Raised by the whole of `threefs.compute_kernels.eplb`. All are the caller's to mend, hence
+`InvalidInput`, which is a `ValueError` too.
 """
 
 from __future__ import annotations
