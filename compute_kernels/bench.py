@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -203,13 +204,12 @@ def mla_rows() -> list[Row]:
         seqlens = torch.tensor(lengths, dtype=torch.int32, device="cuda")
         plan, splits = flash_mla.get_mla_metadata(seqlens, s_q * heads, 1)
 
-        def decode() -> object:
-            return flash_mla.flash_mla_with_kvcache(q, cache, table, seqlens, 512, plan, splits)
+        call = partial(flash_mla.flash_mla_with_kvcache, q, cache, table, seqlens, 512, plan, splits)
 
         keys = float(sum(lengths))
         shape = f"b{batch} s{lengths[0] if lengths != _UNEVEN else 'uneven'} h{heads} q{s_q}"
         operations, bytes_ = 2.0 * heads * s_q * keys * 1088, keys * 1152 + 2.0 * batch * heads * s_q * 1088
-        rows.append(_row("mla decode", shape, timed(decode, 5, 3), operations, bytes_, original))
+        rows.append(_row("mla decode", shape, timed(call, 5, 3), operations, bytes_, original))
     return rows
 
 
