@@ -162,7 +162,7 @@ def _pack_whole(units: list[int], parts: int, limit: int) -> list[int] | None:
 
 
 def _piece_size(blocks: list[int], parts: int) -> int:
-    """Least even number of blocks a piece with which one piece a part is enough; plan.cu looks no further than 2,048."""
+    """Least even size of a piece, in blocks, with which one piece a part is enough; plan.cu ends at 2,048."""
     for size in range(2, 2050, 2):
         if sum(max(-(-count // size), 1) for count in blocks) <= parts:
             return size

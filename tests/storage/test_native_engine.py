@@ -419,10 +419,10 @@ def test_a_frame_is_answered_at_once_or_not_at_all(tmp_path: Path) -> None:
             at = 0
             for (number, offset, length), reply in zip(reads, data_plane.read_replies(replies), strict=True):
                 expected = contents.get(number, b"")[offset : offset + length]
-                assert data[at : at + reply["bytes"]] == expected
-                assert (reply["status"], reply["crc32c"]) == (0, crc32c(expected))
-                assert reply["version"] == (number in contents)
-                at += int(reply["bytes"])
+                assert data[at : at + reply.bytes] == expected
+                assert (reply.status, reply.crc32c) == (0, crc32c(expected))
+                assert reply.version == (number in contents)
+                at += reply.bytes
             assert at == answer.data_bytes
             assert not any(messages)
 
