@@ -6,7 +6,6 @@ The clusters are shorter and busier than those of test_cluster.py, and struck by
 from __future__ import annotations
 
 import pytest
-
 from tests.simulation.run import run_seed
 
 pytestmark = pytest.mark.proof
