@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from threefs.cli import status as tables
-from threefs.cli.dev.bootstrap import Session, connected
+from threefs.cli.dev.bootstrap import ALIVE, Session, connected, make_chains
 from threefs.cli.options import DirOption, JsonOption, MgmtdOption, YesOption, addresses, confirm
 from threefs.cli.output import print_json, print_table, run_async, say
 from threefs.common.errors import UserError
@@ -114,6 +114,32 @@ def list_chains(folder: DirOption = None, mgmtd: MgmtdOption = "", as_json: Json
         print_json(tables.as_dict(routing)["chains"])
     else:
         print_table(("chain", "version", "serving", "targets"), tables.chain_rows(routing))
+
+
+@chain.command("create")
+def create_chains(
+    replicas: Annotated[int, typer.Option(min=1, help="Targets of each chain.")] = 3,
+    chains: Annotated[int, typer.Option(min=1, help="Chains over the disks of each index.")] = 6,
+    disks: Annotated[int, typer.Option(min=1, help="Disks of each storage daemon.")] = 1,
+    folder: DirOption = None,
+    mgmtd: MgmtdOption = "",
+) -> None:
+    """Give a new cluster its targets, chains and chain table, over all storage daemons that are there now."""
+
+    async def create(session: Session) -> int:
+        routing = session.routing.routing
+        if routing.chains:
+            raise UserError(f"the cluster has {len(routing.chains)} chains already", "3fs chain list shows them")
+        nodes = sorted(n.id for n in routing.nodes.values() if n.type is NodeType.STORAGE and n.status in ALIVE)
+        if len(nodes) < replicas:
+            raise UserError(
+                f"{replicas} replicas need {replicas} storage daemons; {len(nodes)} are there",
+                "start the others: 3fs node list shows who is there",
+            )
+        return await make_chains(session, nodes, chains=chains, replicas=replicas, disks=disks)
+
+    made = _with_session(folder, mgmtd, create)
+    say(f"{made} chains of {replicas} targets were created; 3fs status shows when they serve")
 
 
 @chain.command("rotate-lastsrv")

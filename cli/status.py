@@ -93,7 +93,7 @@ def what_to_do(routing: Routing) -> list[str]:
         else:
             advice.append(f"chain {chain.id} serves with {serving} of {len(chain.targets)} targets: start the others")
     if not routing.chains:
-        advice.append("there are no chains yet: create targets, chains and a chain table")
+        advice.append("there are no chains yet: 3fs chain create makes them, once all storage daemons are there")
     return advice
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from threefs.client.file import FileTable
 from threefs.client.meta.client import MetaClient
 from threefs.client.open_inode import BLOCK_BYTES_MAX
-from threefs.common.errors import ThreefsError, to_errno
+from threefs.common.errors import RequestError, ThreefsError, to_errno
 from threefs.common.runtime.interface import Runtime
 from threefs.fuse import attributes, data, directories, metrics, mountpoint, names, xattrs
 from threefs.fuse.bridge import BATCH, INTERRUPT, OPERATIONS, Bridge, BridgeOptions, Request
@@ -151,10 +151,12 @@ class Mount:
             await _BY_NUMBER[operation](self._context, request)
         except asyncio.CancelledError:
             self._answer_error(request, operation, errno.EINTR)
-        except ThreefsError as exc:
+        except RequestError as exc:
             self._answer_error(request, operation, to_errno(exc))
-            if exc.errno == errno.EIO:
-                _log.error("%s of inode failed: %s", OPERATIONS[operation], exc)
+        except ThreefsError as exc:
+            _log.error("%s failed: %s", OPERATIONS[operation], exc)
+            again = exc.errno == errno.EAGAIN  # what was retried for a minute will not do if the program tries again
+            self._answer_error(request, operation, errno.EIO if again else exc.errno)
         except Exception:
             _log.exception("%s failed; this is a bug", OPERATIONS[operation])
             self._answer_error(request, operation, errno.EIO)

@@ -172,6 +172,7 @@ class StorageService:
         return pb.CreateTargetReply()
 
     async def offline_target(self, message: pb.OfflineTargetRequest, request: Request) -> pb.OfflineTargetReply:
+        await refresh_quietly(self._routing)
         target = self._targets.find(message.target)
         routing = self._routing.routing
         known = routing.targets.get(target.id)

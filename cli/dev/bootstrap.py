@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from threefs.proto.storage_rpc import Storage
 
 TABLE = ChainTableId(1)
 TARGETS_PER_DISK = 6
-_ALIVE = (NodeStatus.CONNECTED, NodeStatus.PRIMARY)
+ALIVE = (NodeStatus.CONNECTED, NodeStatus.PRIMARY)
 
 
 @dataclass(slots=True)
@@ -72,7 +73,8 @@ async def bring_up(spec: ClusterSpec, check: Callable[[], None], *, timeout_s: f
         wanted = [NodeId(d.node_id) for d in spec.daemons if d.role in ("mgmtd", "meta", "storage")]
         await _wait(session, lambda routing: _nodes_alive(routing, wanted), check, timeout_s, "all daemons")
         if not session.routing.routing.chains:
-            await _make_chains(session, spec)
+            storages = [NodeId(daemon.node_id) for daemon in spec.of_role("storage")]
+            await make_chains(session, storages, chains=spec.chains, replicas=spec.replicas)
         await _wait(session, all_serving, check, timeout_s, "all chains")
 
 
@@ -105,14 +107,19 @@ async def _wait(
 
 
 def _nodes_alive(routing: Routing, wanted: list[NodeId]) -> bool:
-    return all(node in routing.nodes and routing.nodes[node].status in _ALIVE for node in wanted)
+    return all(node in routing.nodes and routing.nodes[node].status in ALIVE for node in wanted)
 
 
-async def _make_chains(session: Session, spec: ClusterSpec) -> None:
-    """Targets on every storage node, chains over them such that each node shares chains with every other."""
-    nodes = [NodeId(daemon.node_id) for daemon in spec.of_role("storage")]
-    chains = plan(nodes, targets_per_disk=spec.chains * spec.replicas // len(nodes), replicas=spec.replicas)
-    for place in (place for chain in chains for place in chain.places):
+async def make_chains(session: Session, nodes: list[NodeId], *, chains: int, replicas: int, disks: int = 1) -> int:
+    """Targets on every disk of every node, `chains` chains over the disks of each index such that each node shares
+    chains with every other, and table 1 of all of them; returns how many there are. For a cluster without chains."""
+    if chains * replicas % len(nodes):
+        raise UserError(
+            f"{chains} chains of {replicas} targets do not spread evenly over {len(nodes)} nodes",
+            f"choose a number of chains that is a multiple of {len(nodes) // math.gcd(len(nodes), replicas)}",
+        )
+    planned = plan(nodes, disks_per_node=disks, targets_per_disk=chains * replicas // len(nodes), replicas=replicas)
+    for place in (place for chain in planned for place in chain.places):
         request = storage_pb.CreateTargetRequest(target=place.target, disk_index=place.disk_index)
         address = session.routing.routing.nodes[place.node].address
         await invoke(session.transport, address, Storage.CREATE_TARGET, request, timeout_s=10.0)
@@ -124,7 +131,8 @@ async def _make_chains(session: Session, spec: ClusterSpec) -> None:
                 for place in chain.places
             ],
         )
-        for chain in chains
+        for chain in planned
     ]
     await session.routing.mgmtd.set_chains(settings)
-    await session.routing.mgmtd.set_chain_table(TABLE, [chain.chain for chain in chains])
+    await session.routing.mgmtd.set_chain_table(TABLE, [chain.chain for chain in planned])
+    return len(planned)

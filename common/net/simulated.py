@@ -47,6 +47,12 @@ class SimulatedNetwork:
         if both:
             self._cuts[target, source] = None
 
+    def mend(self, source: str, target: str, *, both: bool = True) -> None:
+        """Undoes one `cut`."""
+        self._cuts.pop((source, target), None)
+        if both:
+            self._cuts.pop((target, source), None)
+
     def heal(self) -> None:
         """Ends all partitions."""
         self._cuts.clear()

@@ -34,8 +34,9 @@ def _sms(device: torch.device) -> int:
 def gemm_fp8_fp8_bf16_nt(lhs: Quantised, rhs: Quantised, out: torch.Tensor) -> None:
     """out [m, n] bf16 = lhs @ rhs.T.
 
-    lhs is ([m, k], [m, ceil(k / 128)]), rhs is ([n, k], [ceil(n / 128), ceil(k / 128)]): values, scales. Values are e4m3, scales float32. n must be a multiple of 8, k of 16. lhs scales are brought into the copy
-    engine's layout unless they already have it (`get_col_major_tma_aligned_tensor`).
+    lhs is ([m, k], [m, ceil(k / 128)]), rhs is ([n, k], [ceil(n / 128), ceil(k / 128)]): values, scales. Values
+    are e4m3, scales float32. n must be a multiple of 8, k of 16. lhs scales are brought into the copy engine's layout
+    unless they already have it (`get_col_major_tma_aligned_tensor`).
     """
     m, n, k = check_fp8_operands(lhs, rhs, lhs_dims=2, rhs_dims=2)
     check_output(out, (m, n), lhs[0].device)

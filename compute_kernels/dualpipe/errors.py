@@ -6,10 +6,12 @@ posted wherever it can be known by then, because a rank that stops in the middle
 
 from __future__ import annotations
 
+from threefs.compute_kernels.errors import InvalidInput, KernelError
 
-class PipelineError(ValueError):
+
+class PipelineError(InvalidInput):
     """An argument, a module or a tensor shape that the pipeline cannot run with."""
 
 
-class ScheduleError(RuntimeError):
+class ScheduleError(KernelError, RuntimeError):
     """A schedule that cannot run: an operation missing or twice, a cycle of waits, messages out of order."""

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, tensor_map
+from threefs.compute_kernels.jit.driver import Argument
 
 __all__ = [
     "DecodeShape",
@@ -161,7 +162,7 @@ def _pack_whole(units: list[int], parts: int, limit: int) -> list[int] | None:
 
 
 def _piece_size(blocks: list[int], parts: int) -> int:
-    """Least even number of blocks a piece with which one piece a part is enough; plan.cu looks no further than 2,048."""
+    """Least even size of a piece, in blocks, with which one piece a part is enough; plan.cu ends at 2,048."""
     for size in range(2, 2050, 2):
         if sum(max(-(-count // size), 1) for count in blocks) <= parts:
             return size
@@ -173,11 +174,8 @@ def make_plan(lengths: torch.Tensor, parts: int, overhead: int = OVERHEAD_BLOCKS
     batch = lengths.shape[0]
     plan = torch.empty(parts, PLAN_ROW, dtype=torch.int32, device=lengths.device)
     splits = torch.empty(batch + 1, dtype=torch.int32, device=lengths.device)
-    arguments = (
-        *(ctypes.c_uint64(tensor.data_ptr()) for tensor in (lengths, plan, splits)),
-        ctypes.c_int(batch),
-        ctypes.c_int(parts),
-    )
+    arguments: list[Argument] = [ctypes.c_uint64(tensor.data_ptr()) for tensor in (lengths, plan, splits)]
+    arguments += [ctypes.c_int(batch), ctypes.c_int(parts)]
     loaded(plan_source(overhead)).launch(Launch((1, 1, 1), 1024, (batch + parts + 1) * 4), arguments, lengths.device)
     return plan, splits
 

@@ -5,6 +5,8 @@ Raised by the whole of `threefs.compute_kernels.overlap`, printed by its command
 
 from __future__ import annotations
 
+from threefs.compute_kernels.errors import InvalidInput
 
-class TraceError(ValueError):
+
+class TraceError(InvalidInput):
     """The file is no trace that can be analysed, or the request does not fit it."""

@@ -61,10 +61,10 @@ def test_programs_and_a_restart(start_cluster: StartCluster, fsck: Fsck, tmp_pat
     tree = programs.copy_tree(source, mounted)
     programs.git_clone(programs.make_repository(tmp_path, files=20), mounted)
     for journal in ("delete", "wal"):
-        programs.sqlite(mounted, journal=journal, rows=500)
-    programs.dd_with_fsync(mounted, mib=5)
-    programs.fio_verify(mounted, 2, engine="psync", direct=False)
-    programs.fio_verify(mounted, 2, engine="libaio", direct=True)
+        programs.sqlite(mounted, journal=journal, rows=200)
+    programs.dd_with_fsync(mounted, mib=3)
+    programs.fio_verify(mounted, 1, engine="psync", direct=False)
+    programs.fio_verify(mounted, 1, engine="libaio", direct=True)
     cluster.down()
     cluster.up()
     assert programs.run("diff", "-r", "--no-dereference", source, tree) == ""
@@ -77,7 +77,7 @@ def test_same_as_a_local_folder(start_cluster: StartCluster, fsck: Fsck) -> None
     cluster = start_cluster()
     with another_mount(cluster) as mounted:
         mounted.chmod(0o777)
-        compare_with_local(mounted, examples=5, steps=30)
+        compare_with_local(mounted, examples=4, steps=25)
     fsck(cluster)
 
 

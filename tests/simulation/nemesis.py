@@ -110,7 +110,8 @@ class Nemesis:
         for source, target in pairs:
             self._world.network.cut(source, target, both=both)
         await self._last(1.0, 10.0)
-        self._world.network.heal()
+        for source, target in pairs:
+            self._world.network.mend(source, target, both=both)
 
     async def _lose(self) -> None:
         faults = self._world.network.faults
