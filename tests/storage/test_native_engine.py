@@ -411,9 +411,13 @@ def test_a_frame_is_answered_at_once_or_not_at_all(tmp_path: Path) -> None:
             assert data_plane.read_keys(frame) == {(TARGET, 5, 9)}
             assert data_plane.read_bytes(frame) == len(data)
             assert engine.read_frame(frame, data, grant) is None, "nothing is in the page cache yet"
-            for number in contents:
-                await engine.read([ReadOp(TARGET, chunk(number), 0, memoryview(bytearray(30_000)))])
-            answer = engine.read_frame(frame, data, grant)
+            answer = None
+            for _ in range(
+                10
+            ):  # a cached page that carries the kernel's mark for more read-ahead counts as absent once
+                for number in contents:
+                    await engine.read([ReadOp(TARGET, chunk(number), 0, memoryview(bytearray(30_000)))])
+                answer = answer or engine.read_frame(frame, data, grant)
             assert answer is not None
             replies, messages = data_plane.unpack_read_replies(bytes(answer.replies), len(reads), answer.data_bytes)
             at = 0
