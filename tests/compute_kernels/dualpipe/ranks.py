@@ -31,7 +31,7 @@ def run_ranks(world: int, store: Path, work: Callable[..., Any], *arguments: Any
         return [_collect(rank, receiver) for rank, (receiver, _) in enumerate(pipes)]
     finally:
         sys.path.remove(str(ROOT))
-        for process in processes:
+        for process in (each for each in processes if each.pid is not None):
             process.join(timeout=5)
             if process.is_alive():
                 process.kill()
