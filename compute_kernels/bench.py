@@ -94,14 +94,15 @@ def timed(call: Callable[[], object], calls: int = 8, replays: int = 5) -> float
     with_call, without = capture(call), capture(lambda: None)
     samples = []
     for _ in range(replays):
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(3)]  # type: ignore[no-untyped-call]
         marks[0].record()
         with_call.replay()
         marks[1].record()
         without.replay()
         marks[2].record()
         torch.cuda.synchronize()
-        samples.append((marks[0].elapsed_time(marks[1]) - marks[1].elapsed_time(marks[2])) * 1000 / calls)
+        difference = float(marks[0].elapsed_time(marks[1]) - marks[1].elapsed_time(marks[2]))
+        samples.append(difference * 1000 / calls)
     return statistics.median(samples)
 
 
@@ -199,7 +200,7 @@ def mla_rows() -> list[Row]:
         cache = torch.empty(sum(pages), 64, 1, 576, dtype=torch.bfloat16, device="cuda").normal_(std=0.1)
         order = torch.randperm(sum(pages), device="cuda").int()
         table = torch.zeros(batch, max(pages), dtype=torch.int32, device="cuda")
-        for i, part in enumerate(order.split(pages)):
+        for i, part in enumerate(torch.split(order, pages)):
             table[i, : len(part)] = part
         seqlens = torch.tensor(lengths, dtype=torch.int32, device="cuda")
         plan, splits = flash_mla.get_mla_metadata(seqlens, s_q * heads, 1)

@@ -94,7 +94,7 @@ def _choose_small(row_blocks: int, m: int, n: int, k: int, num_sms: int, groups:
 
 
 def _choose_large(candidates: Iterable[tuple[Tiling, float]], m: int, n: int, num_sms: int) -> Tiling:
-    return min(candidates, key=lambda pair: cost(*pair, m, n, num_sms))[0]
+    return min(candidates, key=lambda pair: cost(pair[0], pair[1], m, n, num_sms))[0]
 
 
 @lru_cache(maxsize=4096)

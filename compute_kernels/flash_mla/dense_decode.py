@@ -173,7 +173,7 @@ def make_plan(lengths: torch.Tensor, parts: int, overhead: int = OVERHEAD_BLOCKS
     batch = lengths.shape[0]
     plan = torch.empty(parts, PLAN_ROW, dtype=torch.int32, device=lengths.device)
     splits = torch.empty(batch + 1, dtype=torch.int32, device=lengths.device)
-    arguments = (
+    arguments: tuple[ctypes.c_uint64 | ctypes.c_int, ...] = (
         *(ctypes.c_uint64(tensor.data_ptr()) for tensor in (lengths, plan, splits)),
         ctypes.c_int(batch),
         ctypes.c_int(parts),
