@@ -56,9 +56,8 @@ def check_fp8_operands(lhs: Quantised, rhs: Quantised, *, lhs_dims: int, rhs_dim
     _check_scale("rhs scales", scale_b, (*b.shape[:-2], ceil_div(n, 128), ceil_div(k, K_BLOCK)))
     _expect(scale_b.is_contiguous(), lambda: f"rhs scales have strides {scale_b.stride()}; call .contiguous() first")
     for name, tensor in (("lhs scales", scale_a), ("rhs", b), ("rhs scales", scale_b)):
-        _expect(
-            tensor.device == a.device, lambda: f"{name} are on {tensor.device} and lhs on {a.device}; use one device"
-        )
+        if tensor.device != a.device:
+            raise InvalidInput(f"{name} are on {tensor.device} and lhs on {a.device}; use one device")
     return m, n, k
 
 

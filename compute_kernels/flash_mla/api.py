@@ -133,7 +133,8 @@ def _check_call(
     )
     _expect(table.stride(1) == 1, lambda: f"block_table has strides {table.stride()}; its rows must be contiguous")
     for name, tensor in (("k_cache", cache), ("block_table", table), ("cache_seqlens", lengths)):
-        _expect(tensor.device == q.device, lambda: f"{name} is on {tensor.device} and q on {q.device}; use one device")
+        if tensor.device != q.device:
+            raise InvalidInput(f"{name} is on {tensor.device} and q on {q.device}; use one device")
     return DecodeShape(batch, s_q, heads, kv_heads, page)
 
 
