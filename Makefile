@@ -24,7 +24,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml setup.py $(VENV)/.system
 	@PY=$$(command -v $(PYTHON) || command -v python3); $$PY -c 'import sys; assert sys.version_info >= (3, 11), f"3fs needs Python 3.11 or newer, found {sys.version}"'; \
 	  $$PY -m venv $(VENV)
 	$(BIN)/python -m pip install -q uv
-	UV_FIND_LINKS=$${UV_FIND_LINKS:-$$PIP_FIND_LINKS} VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q -r requirements.lock
+	UV_FIND_LINKS=$${UV_FIND_LINKS:-$$PIP_FIND_LINKS} VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --compile-bytecode -r requirements.lock
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 

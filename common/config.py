@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -42,12 +44,7 @@ def load(path: Path, model: type[ConfigT]) -> ConfigT:
 
 def parse(text: str, model: type[ConfigT], *, where: str) -> ConfigT:
     """`load` for text that is at hand; `where` stands for the file in messages."""
-    try:
-        return model.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as exc:
-        raise UserError(f"{where} is no valid TOML: {exc}", "fix the line named") from exc
-    except ValidationError as exc:
-        raise UserError(*_explain(exc, text, where, model)) from exc
+    return _validated(parse_toml(text, where), text, model, where)
 
 
 def hot_fields(model: type[Config], prefix: str = "") -> set[str]:
@@ -62,9 +59,81 @@ def hot_fields(model: type[Config], prefix: str = "") -> set[str]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Overlay(Generic[ConfigT]):
+    """A configuration with the cluster's settings laid over a file's."""
+
+    config: ConfigT
+    changed: tuple[str, ...]  # dotted names of the keys that are in force now
+    waiting: tuple[str, ...]  # of those that a running daemon cannot take over: they wait for its restart
+
+
+def overlay(current: ConfigT, text: str, *, where: str, starting: bool = False) -> Overlay[ConfigT]:
+    """`current` with the keys that `text` sets; only hot ones unless the daemon is `starting`.
+
+    UserError, as in `parse`, if a key is unknown or the result is not valid; then nothing has changed.
+    """
+    wanted = _parse_over(current.model_dump(), text, type(current), where)
+    differing = [key for key, value in _flat(wanted.model_dump()).items() if _flat(current.model_dump())[key] != value]
+    hot_ones = hot_fields(type(current))
+    taken = tuple(key for key in differing if starting or key in hot_ones)
+    waiting = tuple(key for key in differing if key not in taken)
+    if not waiting:
+        return Overlay(wanted, taken, ())
+    values, flat = current.model_dump(), _flat(wanted.model_dump())
+    for key in taken:
+        _set(values, key.split("."), flat[key])
+    return Overlay(_validated(values, text, type(current), where), taken, waiting)
+
+
+def check_partial(text: str, model: type[Config], *, where: str) -> None:
+    """Raises UserError if `text` sets a key that `model` does not have, or to a wrong value; keys may be missing."""
+    try:
+        model.model_validate(parse_toml(text, where))
+    except ValidationError as exc:
+        if any(error["type"] != "missing" for error in exc.errors()):
+            raise UserError(*_explain(exc, text, where, model)) from exc
+
+
+def _parse_over(values: dict[str, Any], text: str, model: type[ConfigT], where: str) -> ConfigT:
+    for key, value in _flat(parse_toml(text, where)).items():
+        _set(values, key.split("."), value)
+    return _validated(values, text, model, where)
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """A text's keys and values, no model applied; UserError if it is no TOML."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise UserError(f"{where} is no valid TOML: {exc}", "fix the line named") from exc
+
+
+def _validated(values: dict[str, Any], text: str, model: type[ConfigT], where: str) -> ConfigT:
+    try:
+        return model.model_validate(values)
+    except ValidationError as exc:
+        raise UserError(*_explain(exc, text, where, model)) from exc
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        values = values.setdefault(key, {})
+    values[path[-1]] = value
+
+
 def _explain(error: ValidationError, text: str, where: str, model: type[Config]) -> tuple[str, str]:
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda found: found["type"] == "missing")
     keys = [str(part) for part in first["loc"]]
+    if not keys:  # a rule between several keys
+        return f"{where}: {first['msg']}", "correct one of the values"
     dotted = ".".join(keys)
     place = f"{where}:{_line_of(text, keys)}"
     if first["type"] == "extra_forbidden":

@@ -5,6 +5,7 @@
     │   ├── Timeout           no answer in time; the request may have been carried out
     │   ├── Unreachable       the peer's connection failed; the request may have been carried out
     │   ├── Busy              a lock, channel or queue is taken
+    │   │   └── NotCommitted  a newer version of the chunk is on its way here: ask the chain's tail
     │   └── Throttled         the peer or the store asks for a slower pace
     ├── RoutingError          refresh the routing, then retry
     │   ├── StaleRouting      the chain version of the request is not the target's
@@ -64,6 +65,10 @@ class Busy(TransientError):
 
 class Throttled(TransientError):
     code = 104
+
+
+class NotCommitted(Busy):
+    code = 105
 
 
 class RoutingError(ThreefsError):

@@ -9,7 +9,7 @@ import enum
 import stat
 from dataclasses import dataclass, field
 
-from threefs.common.ids import CHUNK_INDEX_MAX, ChainId, ChainTableId, InodeId
+from threefs.common.ids import CHUNK_INDEX_MAX, ROOT_INODE, ChainId, ChainTableId, InodeId
 
 NAME_BYTES_MAX = 255
 SYMLINK_BYTES_MAX = 4095
@@ -94,3 +94,46 @@ class Credentials:
     gid: int
     groups: tuple[int, ...] = field(default=())
     token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """A place: `path` resolved from `inode`; empty = the inode itself, one component = parent and name."""
+
+    inode: InodeId = ROOT_INODE
+    path: bytes | str = b""
+
+
+@dataclass(frozen=True, slots=True)
+class LengthHint:
+    """The end of the furthest acknowledged write of this client while the file had `truncate_version`.
+
+    `mtime_us` is when it last wrote, if it wrote since it last reported, else 0. If one of its writes failed, the
+    client cannot know the length: it closes and syncs without a hint, and storage is asked.
+    """
+
+    length: int
+    truncate_version: int
+    mtime_us: int = 0
+
+
+class RemoveKind(enum.IntEnum):
+    FILE = 0
+    DIRECTORY = 1
+    RECURSIVE = 2
+
+
+class RenameFlags(enum.IntFlag):
+    """As renameat2(2)."""
+
+    NONE = 0
+    NOREPLACE = 1
+    EXCHANGE = 2
+
+
+class XattrFlags(enum.IntFlag):
+    """As setxattr(2)."""
+
+    NONE = 0
+    CREATE = 1
+    REPLACE = 2

@@ -18,7 +18,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -92,9 +94,9 @@ def timed(call: Callable[[], object], calls: int = 8, replays: int = 5) -> float
         return graph
 
     with_call, without = capture(call), capture(lambda: None)
-    samples = []
+    samples: list[float] = []
     for _ in range(replays):
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(3)]  # type: ignore[no-untyped-call]
+        marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(3)]  # type: ignore[no-untyped-call]
         marks[0].record()
         with_call.replay()
         marks[1].record()
@@ -200,17 +202,16 @@ def mla_rows() -> list[Row]:
         cache = torch.empty(sum(pages), 64, 1, 576, dtype=torch.bfloat16, device="cuda").normal_(std=0.1)
         order = torch.randperm(sum(pages), device="cuda").int()
         table = torch.zeros(batch, max(pages), dtype=torch.int32, device="cuda")
-        for i, part in enumerate(torch.split(order, pages)):
-            table[i, : len(part)] = part
+        for i, (first, count) in enumerate(zip(accumulate(pages, initial=0), pages, strict=False)):
+            table[i, :count] = order[first : first + count]
         seqlens = torch.tensor(lengths, dtype=torch.int32, device="cuda")
         plan, splits = flash_mla.get_mla_metadata(seqlens, s_q * heads, 1)
 
-        call = partial(flash_mla.flash_mla_with_kvcache, q, cache, table, seqlens, 512, plan, splits)
-
+        decode = partial(flash_mla.flash_mla_with_kvcache, q, cache, table, seqlens, 512, plan, splits)
         keys = float(sum(lengths))
         shape = f"b{batch} s{lengths[0] if lengths != _UNEVEN else 'uneven'} h{heads} q{s_q}"
         operations, bytes_ = 2.0 * heads * s_q * keys * 1088, keys * 1152 + 2.0 * batch * heads * s_q * 1088
-        rows.append(_row("mla decode", shape, timed(call, 5, 3), operations, bytes_, original))
+        rows.append(_row("mla decode", shape, timed(decode, 5, 3), operations, bytes_, original))
     return rows
 
 

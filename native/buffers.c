@@ -14,7 +14,7 @@ struct header {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct header *free_lists[CLASS_COUNT];
 static size_t idle_bytes;
-static size_t idle_max = 256u << 20;
+static size_t idle_max = 128u << 20;
 
 static size_t class_of(size_t bytes)
 {

@@ -2,6 +2,21 @@
 
 from threefs.native.builder import module
 
-PARTS = ["buffers"]
+PARTS = ["buffers", "crc32c", "kv_store", "gensort", "record_sort", "engine"]
+INNER = [
+    "io_table",
+    "uring",
+    "blocks",
+    "chunks",
+    "records",
+    "engine_frame",
+    "engine_list",
+    "engine_query",
+    "engine_reader",
+    "engine_recover",
+    "engine_flush",
+    "engine_stage",
+    "engine_writer",
+]
 
-ffi = module("_core", PARTS, libraries=["uring", "lmdb"], macros=[])
+ffi = module("_core", PARTS, inner=INNER, libraries=["uring", "lmdb"], macros=[])

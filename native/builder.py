@@ -7,6 +7,7 @@ The header is the contract; nothing is declared a second time in Python strings.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import cffi
@@ -25,15 +26,20 @@ def declarations(header: Path) -> str:
     return "\n".join(sections)
 
 
-def module(name: str, parts: list[str], *, libraries: list[str], macros: list[tuple[str, str]]) -> cffi.FFI:
-    """An FFI for module `name` (`_core`, `_fuse`) made of `<part>.h` and `<part>.c` for each part, in order."""
+def module(
+    name: str, parts: list[str], *, libraries: list[str], macros: list[tuple[str, str]], inner: Sequence[str] = ()
+) -> cffi.FFI:
+    """An FFI for module `name` (`_core`, `_fuse`) made of `<part>.h` and `<part>.c` for each part, in order.
+
+    `inner` names further C files, whose headers Python does not see.
+    """
     ffi = cffi.FFI()
     for part in parts:
         ffi.cdef(declarations(HERE / f"{part}.h"))
     ffi.set_source(
         f"threefs.native.{name}",
         "\n".join(f'#include "{part}.h"' for part in parts),
-        sources=[str(HERE / f"{part}.c") for part in parts],
+        sources=[str(HERE / f"{part}.c") for part in [*parts, *inner]],
         include_dirs=[str(HERE)],
         libraries=libraries,
         define_macros=[("_GNU_SOURCE", "1"), *macros],

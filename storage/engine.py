@@ -23,9 +23,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Final, Protocol
 
-from threefs.common.errors import ThreefsError
+import numpy as np
+
+from threefs.common.errors import Conflict, ThreefsError
 from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, TargetId
 
 CHUNK_BYTES_MIN = 64 << 10
@@ -41,6 +43,18 @@ class DiskFailed(ThreefsError):
     """The disk under an engine failed; its targets go offline."""
 
     code = 701
+
+
+class StaleUpdate(Conflict):
+    """The update's version is committed already, or older still: a duplicate. Nothing was changed."""
+
+    code = 311
+
+
+class MissingUpdate(Conflict):
+    """The version leaves a gap: what it builds on is not committed here (or the commit's pending state is absent)."""
+
+    code = 312
 
 
 class UpdateKind(enum.IntEnum):
@@ -59,8 +73,9 @@ class Update:
     chunk: ChunkId
     kind: UpdateKind
     chunk_bytes: int  # the file's chunk size: the largest length
-    version: ChunkVersion  # of the pending state; must be committed + 1, or equal to the pending one (a retry
-    # replaces it), except for REPLACE, which may jump forward
+    version: ChunkVersion  # of the pending state: committed + 1 (a pending state of that version is replaced, so
+    # that a retry is harmless). REPLACE takes any version above the committed one, and any at all under a
+    # chain version above the committed one's. Else StaleUpdate (below) or MissingUpdate (above).
     chain_version: ChainVersion
     offset: int = 0
     length: int = 0  # TRUNCATE, EXTEND
@@ -116,12 +131,34 @@ class ReadResult:
     error: ThreefsError | None = None
 
 
+# Many reads at once, without an object for each (`ChunkEngine.read_array`); also `struct engine_read` of the native
+# engine. The caller sets target, chunk, offset and bytes; `error` is 0, or any other number if the read failed.
+READ_ARRAY: Final = np.dtype(
+    [
+        ("target", "<u8"),
+        ("chunk", "V16"),  # as `ChunkId.pack` gives it
+        ("buffer", "<u8"),  # the engine's
+        ("offset", "<u4"),
+        ("bytes", "<u4"),
+        ("flags", "<u4"),
+        ("error", "<i4"),
+        ("committed", "<u8"),
+        ("pending", "<u8"),
+        ("chain_version", "<u8"),
+        ("length", "<u4"),
+        ("crc32c", "<u4"),
+        ("detail", "<u8"),
+    ]
+)
+ReadArray = np.ndarray[Any, np.dtype[np.void]]
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
     target: TargetId
     chunk: ChunkId
-    version: ChunkVersion  # must be the pending one; the committed one already: nothing to do
-    chain_version: ChainVersion
+    version: ChunkVersion  # the pending one; at or below the committed one: nothing to do; else MissingUpdate
+    chain_version: ChainVersion  # becomes the committed state's
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +176,14 @@ class RecoveryReport:
     chunks: int = 0
     pending: int = 0
     dropped: tuple[str, ...] = ()  # one sentence each
+
+
+@dataclass(frozen=True, slots=True)
+class FrameAnswer:
+    """Reply descriptors of a whole read frame, and how many bytes of the data they take, one after the other."""
+
+    replies: bytearray
+    data_bytes: int
 
 
 class ChunkEngine(Protocol):
@@ -168,12 +213,33 @@ class ChunkEngine(Protocol):
         """ChecksumMismatch in `error` if a unit's CRC32C differs: the caller repairs from a replica."""
         ...
 
+    async def read_array(self, reads: ReadArray, data: memoryview) -> None:
+        """Committed content of many pieces into `data`, one after the other, `bytes` apart. Fills in the results;
+        what failed is asked for again with `read`, which gives the exception."""
+        ...
+
+    def read_frame(
+        self, body: bytes, data: memoryview, grants: Sequence[tuple[int, int, int, bool]]
+    ) -> FrameAnswer | None:
+        """Answers the read requests of `proto.data_plane` in one call, if that needs neither disk nor judgement.
+
+        `grants` are (target, chain, chain version, is authority) that may be read now. None, with `data` undefined,
+        if any read is outside of them, meets a pending version without authority, is not at hand or fails: then
+        `read` does it. A short cut around work per element, not another meaning.
+        """
+        ...
+
     async def query(self, target: TargetId, chunks: Sequence[ChunkId]) -> list[ChunkMeta | None]: ...
 
     async def list(
         self, target: TargetId, begin: ChunkId, end: ChunkId, *, limit: int = 1000, reverse: bool = False
     ) -> Sequence[ChunkMeta]:
         """Chunks with begin <= id < end in order, committed or pending."""
+        ...
+
+    async def verify(self, target: TargetId, chunk: ChunkId) -> ThreefsError | None:
+        """Reads the committed content from the disk itself, past every cache: ChecksumMismatch if a unit differs,
+        None if the chunk is sound or gone. Scrubbing is this for each of `list`, at the caller's pace."""
         ...
 
     async def space(self) -> SpaceInfo: ...

@@ -13,10 +13,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
+
+from threefs.common.errors import Throttled, Unsupported
+from threefs.common.kv.errors import KvConflict, KvMaybeCommitted, KvTooOld, KvUnavailable
+from threefs.common.kv.metrics import ATTEMPTS, SECONDS
+from threefs.common.runtime.interface import Runtime
 
 T = TypeVar("T")
 KeyValue = tuple[bytes, bytes]
+
+RETRIED: Final = (KvConflict, KvTooOld, KvMaybeCommitted, KvUnavailable, Throttled)
+RETRY_DELAY_S_MIN: Final = 0.001
+RETRY_DELAY_S_MAX: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,13 @@ class Transaction(ABC):
     @abstractmethod
     def clear_range(self, begin: bytes, end: bytes) -> None: ...
 
+    def set_versionstamped(self, prefix: bytes, value: bytes) -> None:
+        """Sets the key `prefix` + 12 bytes that grow with each commit, and within one with each call.
+
+        An optional capability (`KvEngine.versionstamps`) that no protocol needs. Own reads don't see the key.
+        """
+        raise Unsupported("this store has no version stamps")
+
     @abstractmethod
     def add_read_conflict_key(self, key: bytes) -> None:
         """Commit fails if another transaction wrote `key` after this one's snapshot."""
@@ -79,6 +95,11 @@ class KvEngine(ABC):
 
     name: str
     limits: KvLimits
+    versionstamps: bool = False
+    gathers_reads: bool = False  # reads of one transaction that wait at the same time share round trips
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
 
     @abstractmethod
     def begin(self) -> Transaction:
@@ -87,14 +108,32 @@ class KvEngine(ABC):
     @abstractmethod
     async def close(self) -> None: ...
 
-    @abstractmethod
     async def transact(self, body: Callable[[Transaction], Awaitable[T]], *, timeout_s: float = 5.0) -> T:
-        """Runs body and commits, again on conflict / too old / maybe committed, with bounded back-off.
+        """Runs body and commits, again on conflict / too old / maybe committed / unavailable, with bounded back-off.
 
         A body whose effect must not happen twice has to be idempotent by itself (request ids): after
         KvMaybeCommitted it runs again although the first attempt may have taken effect.
         Raises the last error once `timeout_s` is over.
         """
+        begun = self.runtime.now()
+        delay_s = RETRY_DELAY_S_MIN
+        while True:
+            transaction = self.begin()
+            try:
+                result = await body(transaction)
+                await transaction.commit()
+                ATTEMPTS.labels(self.name, "committed").inc()
+                SECONDS.labels(self.name).observe(self.runtime.now() - begun)
+                return result
+            except RETRIED as exc:
+                ATTEMPTS.labels(self.name, type(exc).__name__).inc()
+                pause_s = self.runtime.jitter(delay_s, 0.5)
+                if self.runtime.now() + pause_s >= begun + timeout_s:
+                    raise
+            finally:
+                transaction.cancel()
+            await self.runtime.sleep(pause_s)
+            delay_s = min(2 * delay_s, RETRY_DELAY_S_MAX)
 
     async def read(self, body: Callable[[Transaction], Awaitable[T]], *, timeout_s: float = 5.0) -> T:
         """Runs a body that only reads, at one snapshot; nothing is committed."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from threefs.common.errors import Timeout, Unreachable, from_wire, to_wire
-from threefs.common.net.interface import Buffer, Handler, Reply, Request, Scatter, Server, Transport
+from threefs.common.net.interface import Buffer, Carrier, Handler, Reply, Request, Scatter, Server, Transport
 
 
 class Loopback(Transport):
@@ -39,7 +39,7 @@ class Loopback(Transport):
         return deliver(reply, scatter)
 
     async def close(self) -> None:
-        self.servers.clear()
+        pass
 
 
 def deliver(reply: Reply, scatter: Scatter | None) -> Reply:
@@ -68,3 +68,16 @@ class LoopbackServer(Server):
 
     async def close(self) -> None:
         self._loopback.servers.pop(self.address, None)
+
+
+class LoopbackCarrier(Carrier):
+    """All servers and transports that come from one carrier see one another."""
+
+    def __init__(self) -> None:
+        self._loopback = Loopback()
+
+    def transport(self) -> Transport:
+        return self._loopback
+
+    def server(self, listen: str, handlers: Mapping[int, Handler]) -> Server:
+        return LoopbackServer(self._loopback, listen, handlers)

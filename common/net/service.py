@@ -6,12 +6,13 @@ to reply message. It knows nothing of the carrier.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from threefs.common.errors import Corrupt, RoutingError, ThreefsError, TransientError
+from threefs.common.errors import Corrupt, RoutingError, ThreefsError, Timeout, TransientError
 from threefs.common.net.interface import Handler, Reply, Request, Transport
 from threefs.common.runtime.interface import Runtime
 from threefs.proto.rpc import Method, snake_case
@@ -37,7 +38,12 @@ def _handler(method: Method[RequestT, ReplyT], serve: Callable[[RequestT, Reques
             message.ParseFromString(request.body)
         except DecodeError as exc:
             raise Corrupt(f"request of {method.service}.{method.name} does not parse: {exc}") from exc
-        reply = await serve(message, request)
+        try:
+            async with asyncio.timeout(request.timeout_s or None):
+                reply = await serve(message, request)
+        except TimeoutError as exc:  # nobody waits any more; work that went on could undo what a retry has done since
+            limit = f"{method.service}.{method.name} was not done within its caller's {request.timeout_s:g} s"
+            raise Timeout(limit) from exc
         return Reply(reply.SerializeToString())
 
     return handle

@@ -47,6 +47,12 @@ class SimulatedNetwork:
         if both:
             self._cuts[target, source] = None
 
+    def mend(self, source: str, target: str, *, both: bool = True) -> None:
+        """Undoes one `cut`."""
+        self._cuts.pop((source, target), None)
+        if both:
+            self._cuts.pop((target, source), None)
+
     def heal(self) -> None:
         """Ends all partitions."""
         self._cuts.clear()
@@ -111,6 +117,7 @@ class SimulatedTransport(Transport):
         timeout_s: float,
         scatter: Scatter | None = None,
     ) -> Reply:
+        self._carrier.runtime.check_alive()
         request = Request(method, body, memoryview(b"".join(data)), self._carrier.host, timeout_s)
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         courier = self._carrier.runtime.spawn(self._exchange(address, request, answer), name=f"call {method:#06x}")

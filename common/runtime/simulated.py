@@ -95,6 +95,16 @@ class SimulatedRuntime(Runtime):
             task.cancel()
         return task
 
+    async def sleep(self, seconds: float) -> None:
+        self.check_alive()
+        await asyncio.sleep(seconds)
+
+    def check_alive(self) -> None:
+        """Ends the task that asks if its process has crashed: a `finally` block that waits for the network, and
+        turns its silence into another error, would else outlive its process."""
+        if not self.alive:
+            raise asyncio.CancelledError
+
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, tensor_map
+from threefs.compute_kernels.jit.driver import Argument
 
 __all__ = [
     "DecodeShape",
@@ -173,11 +174,8 @@ def make_plan(lengths: torch.Tensor, parts: int, overhead: int = OVERHEAD_BLOCKS
     batch = lengths.shape[0]
     plan = torch.empty(parts, PLAN_ROW, dtype=torch.int32, device=lengths.device)
     splits = torch.empty(batch + 1, dtype=torch.int32, device=lengths.device)
-    arguments: tuple[ctypes.c_uint64 | ctypes.c_int, ...] = (
-        *(ctypes.c_uint64(tensor.data_ptr()) for tensor in (lengths, plan, splits)),
-        ctypes.c_int(batch),
-        ctypes.c_int(parts),
-    )
+    arguments: list[Argument] = [ctypes.c_uint64(tensor.data_ptr()) for tensor in (lengths, plan, splits)]
+    arguments += [ctypes.c_int(batch), ctypes.c_int(parts)]
     loaded(plan_source(overhead)).launch(Launch((1, 1, 1), 1024, (batch + parts + 1) * 4), arguments, lengths.device)
     return plan, splits
 

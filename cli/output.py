@@ -1,0 +1,87 @@
+"""How commands speak: results on stdout (tables on a terminal, JSON for machines), messages and errors on stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from threefs.common.errors import ThreefsError, UserError
+
+T = TypeVar("T")
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """A message for the person at the prompt; never part of a result."""
+    err.print(message)
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> None:
+    """A table; in a pipe plain text with the same columns, separated by tabs."""
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            sys.stdout.write("\t".join(str(cell) for cell in row) + "\n")
+        return
+    table = Table(*columns, title=title or None, title_justify="left", header_style="bold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    out.print(table)
+
+
+def state_text(state: str) -> str:
+    """A state in its colour: green for what serves, red for what does not."""
+    colours = {"serving": "green", "connected": "green", "primary": "green", "running": "green", "syncing": "yellow"}
+    colours |= {"waiting": "yellow", "connecting": "yellow", "lastsrv": "red", "offline": "red", "failed": "red"}
+    colour = colours.get(state.lower())
+    return f"[{colour}]{state}[/]" if colour and sys.stdout.isatty() else state
+
+
+@contextmanager
+def progress_bar(title: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr for long work; silent when stderr is no terminal."""
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(title, total=total_bytes)
+        yield lambda done: progress.advance(task, done)
+
+
+def bytes_text(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(size) < 1024 or unit == "TiB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("unreachable")
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a command's coroutine on uvloop."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def fail(error: UserError | ThreefsError) -> int:
+    """Prints an error as one sentence and its next step; returns the exit code."""
+    err.print(f"[red]error:[/] {_escaped(str(error))}")
+    hint = getattr(error, "hint", "")
+    if hint:
+        err.print(f"       {_escaped(hint)}")
+    return getattr(error, "exit_code", 1)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[")

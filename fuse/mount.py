@@ -1,0 +1,188 @@
+"""A live mount: takes requests from the bridge, runs the operation of each, sees that each is answered.
+
+`MountServer` makes one from its configuration; tests make one on clients of their own. One event loop runs it all.
+The rule kept here: every request that was taken is answered exactly once, whatever the operation does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from typing import Final
+
+from threefs.client.file import FileTable
+from threefs.client.meta.client import MetaClient
+from threefs.client.open_inode import BLOCK_BYTES_MAX
+from threefs.common.errors import RequestError, ThreefsError, to_errno
+from threefs.common.runtime.interface import Runtime
+from threefs.fuse import attributes, data, directories, metrics, mountpoint, names, xattrs
+from threefs.fuse.bridge import BATCH, INTERRUPT, OPERATIONS, Bridge, BridgeOptions, Request
+from threefs.fuse.config import MountConfig
+from threefs.fuse.context import Context, Operation
+from threefs.fuse.credentials import CredentialsCache
+
+_log = logging.getLogger(__name__)
+
+_HANDLERS: Final[dict[str, Operation]] = {
+    operation.__name__: operation
+    for operation in (
+        names.lookup,
+        names.readlink,
+        names.mknod,
+        names.mkdir,
+        names.symlink,
+        names.link,
+        names.unlink,
+        names.rmdir,
+        names.rename,
+        attributes.getattr,
+        attributes.setattr,
+        attributes.statfs,
+        data.create,
+        data.open,
+        data.read,
+        data.write,
+        data.flush,
+        data.fsync,
+        data.release,
+        data.lseek,
+        data.fallocate,
+        data.copy_file_range,
+        directories.opendir,
+        directories.readdir,
+        directories.readdirplus,
+        directories.releasedir,
+        directories.fsyncdir,
+        xattrs.setxattr,
+        xattrs.getxattr,
+        xattrs.listxattr,
+        xattrs.removexattr,
+    )
+}
+_BY_NUMBER: Final = {number: _HANDLERS[name] for number, name in OPERATIONS.items() if number != INTERRUPT}
+DRAIN_S_MAX: Final = 10.0  # a clean end waits so long for requests that are being worked on
+
+
+class Mount:
+    def __init__(self, config: MountConfig, *, runtime: Runtime, meta: MetaClient, files: FileTable) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._meta = meta
+        self._files = files
+        self._running: dict[int, tuple[asyncio.Task[None], float]] = {}
+        self._seconds = {number: metrics.SECONDS.labels(name) for number, name in OPERATIONS.items()}
+        self._credentials = CredentialsCache(runtime.now, token=config.token, groups_s_max=config.group_cache_s)
+        self.path = ""  # where it is mounted, once it is
+        self.ended = asyncio.Event()  # the kernel closed the connection: somebody unmounted
+
+    def start(self, fs_name: str) -> None:
+        """Mounts and begins to serve. UserError names what is wrong with the mount point."""
+        path = mountpoint.prepare(self._config.mountpoint)
+        self._bridge = Bridge(path, self._options(fs_name))
+        self._context = Context(self._meta, self._files, self._credentials, self._bridge, BLOCK_BYTES_MAX)
+        self.path = path
+        metrics.IN_FLIGHT.set_function(lambda: len(self._running))
+        metrics.OPEN_FILES.set_function(lambda: len(self._context.open_files))
+        self._event_fd = self._bridge.start()
+        asyncio.get_running_loop().add_reader(self._event_fd, self._drain)
+        mountpoint.set_read_ahead(self.path, self._config.cache.read_ahead_kib)
+
+    async def stop(self) -> None:
+        """Unmounts, stores what was written, answers what is left."""
+        self._bridge.unmount()
+        await self._files.flush_all()
+        await self._finish(DRAIN_S_MAX)
+        asyncio.get_running_loop().remove_reader(self._event_fd)
+        await self._finish(0)
+        for file in self._context.open_files.values():
+            try:
+                await file.close()
+            except ThreefsError as exc:
+                _log.error("inode %#x: data written lately is lost: %s", file.inode, exc)
+        self._context.open_files.clear()
+        self._bridge.destroy()
+
+    async def _finish(self, timeout_s: float) -> None:
+        """Lets running requests end; those that do not are cancelled."""
+        tasks = [task for task, _ in self._running.values()]
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(asyncio.gather(*tasks, return_exceptions=True))
+        except TimeoutError:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _options(self, fs_name: str) -> BridgeOptions:
+        config = self._config
+        options = ["default_permissions", f"fsname={fs_name}", "subtype=3fs", f"max_read={config.max_transfer_bytes}"]
+        options += ["allow_other"] if config.allow_other else []
+        options += ["ro"] if config.read_only else []
+        return BridgeOptions(
+            mount_options=tuple(options),
+            max_transfer_bytes=config.max_transfer_bytes,
+            max_background=config.max_background,
+            read_ahead_bytes=config.cache.read_ahead_kib << 10,
+            threads=config.receive_threads,
+            entry_s=config.cache.entry_s,
+            attr_s=config.cache.attr_s,
+            negative_s=config.cache.negative_s,
+        )
+
+    # --- requests -----------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Called when the bridge has something: starts a task for each request."""
+        requests, loop = self._bridge.take(), asyncio.get_running_loop()
+        for request in requests:
+            if request.operation == INTERRUPT:
+                self._interrupt(request.id)
+                self._bridge.free_notice(request)
+            else:
+                self._running[request.id] = (loop.create_task(self._serve(request)), self._runtime.now())
+        if len(requests) < BATCH and self._bridge.ended:
+            self.ended.set()
+            loop.remove_reader(self._event_fd)
+
+    async def _serve(self, request: Request) -> None:
+        number, operation = request.id, request.operation
+        try:
+            await _BY_NUMBER[operation](self._context, request)
+        except asyncio.CancelledError:
+            self._answer_error(request, operation, errno.EINTR)
+        except RequestError as exc:
+            self._answer_error(request, operation, to_errno(exc))
+        except ThreefsError as exc:
+            _log.error("%s failed: %s", OPERATIONS[operation], exc)
+            again = exc.errno == errno.EAGAIN  # what was retried for a minute will not do if the program tries again
+            self._answer_error(request, operation, errno.EIO if again else exc.errno)
+        except Exception:
+            _log.exception("%s failed; this is a bug", OPERATIONS[operation])
+            self._answer_error(request, operation, errno.EIO)
+        finally:
+            if not request.answered:
+                _log.error("%s was not answered; this is a bug", OPERATIONS[operation])
+                request.reply_error(errno.EIO)
+            _, began_s = self._running.pop(number)
+            self._seconds[operation].observe(self._runtime.now() - began_s)
+
+    def _answer_error(self, request: Request, operation: int, number: int) -> None:
+        metrics.ERRORS.labels(OPERATIONS[operation], errno.errorcode.get(number, str(number))).inc()
+        if not request.answered:
+            request.reply_error(number)
+
+    def _interrupt(self, number: int) -> None:
+        """A signal came for a process that waits. Programs whose runtime signals itself all the time (timers,
+        preemption) do not expect a read of a file to fail, so only one that hangs is ended."""
+        running = self._running.get(number)
+        if running is None:
+            return
+        task, began_s = running
+        left_s = began_s + self._config.interrupt_after_s - self._runtime.now()
+        asyncio.get_running_loop().call_later(max(left_s, 0), task.cancel)
+
+    def take_config(self, config: MountConfig) -> None:
+        """Takes the hot fields of a new configuration over."""
+        self._config = config
+        self._credentials.groups_s_max = config.group_cache_s

@@ -1,0 +1,112 @@
+"""The mount daemon: wiring. Follows the cluster, keeps a client session, mounts, and stores everything at its end.
+
+`start` returns when programs can use the mount; `wait` returns when somebody has unmounted it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from threefs.client.file import FileOptions, FileTable
+from threefs.client.meta.client import MetaClient, routed_nodes
+from threefs.client.routing import ClientSessionAgent, RoutingClient
+from threefs.client.storage.types import StorageClient
+from threefs.common.config import overlay
+from threefs.common.errors import Conflict
+from threefs.common.files import Credentials
+from threefs.common.ids import ROOT_INODE, ClientId
+from threefs.common.net.interface import Carrier, Transport
+from threefs.common.routing import NodeType
+from threefs.common.runtime.interface import Runtime
+from threefs.fuse.config import MountConfig
+from threefs.fuse.mount import Mount
+
+_log = logging.getLogger(__name__)
+
+MakeStorage = Callable[[RoutingClient, Transport], StorageClient]
+
+
+class MountServer:
+    """One mount of one cluster."""
+
+    def __init__(
+        self,
+        config: MountConfig,
+        *,
+        runtime: Runtime,
+        carrier: Carrier,
+        make_storage: MakeStorage,
+        hostname: str = "",
+        pid: int = 0,
+    ) -> None:
+        self.config = config
+        self.client_id = ClientId(runtime.uuid())
+        self._runtime = runtime
+        self._transport = carrier.transport()
+        self.routing = RoutingClient(runtime, self._transport, config.mgmtd)
+        self.storage = make_storage(self.routing, self._transport)
+        self.meta = MetaClient(
+            runtime,
+            self._transport,
+            routed_nodes(lambda: self.routing.routing),
+            self.client_id,
+            user=Credentials(0, 0, token=config.token),
+            timeout_s=config.meta_timeout_s,
+        )
+        self.files = FileTable(runtime, self.meta, self.storage, _file_options(config))
+        self.mount = Mount(config, runtime=runtime, meta=self.meta, files=self.files)
+        self._session = ClientSessionAgent(
+            runtime,
+            self.routing.mgmtd,
+            self.client_id,
+            node_type=NodeType.FUSE,
+            hostname=hostname,
+            pid=pid,
+            description=f"mount at {config.mountpoint}",
+            on_config=self.take_config,
+        )
+
+    async def start(self) -> None:
+        """Mounts once mgmtd and a metadata daemon have answered: a mount that is there can be used."""
+        await self.routing.start()
+        cluster = self.routing.routing.cluster_id
+        if self.config.cluster_id and self.config.cluster_id != cluster:
+            raise Conflict(
+                f"mgmtd at {self.config.mgmtd} is that of cluster {cluster!r}, not {self.config.cluster_id!r}"
+            )
+        await self._session.start()
+        await self.meta.stat(ROOT_INODE)
+        self.files.start()
+        self.mount.start(f"3fs.{cluster}" if cluster else "3fs")
+        _log.info("cluster %s is mounted at %s", cluster, self.mount.path)
+
+    async def wait(self) -> None:
+        """Returns when the mount was taken away from outside (umount)."""
+        await self.mount.ended.wait()
+
+    async def stop(self) -> None:
+        """Unmounts and stores what was written; then says good-bye, so that nobody waits for this client."""
+        if self.mount.path:
+            await self.mount.stop()
+        await self._session.stop()
+        await self.routing.stop()
+        await self._transport.close()
+
+    def take_config(self, text: str, version: int) -> Sequence[str]:
+        """Takes over the hot keys of a new cluster configuration; returns those that wait for a restart."""
+        taken = overlay(self.config, text, where=f"cluster configuration {version}")
+        self.config = taken.config
+        self.mount.take_config(taken.config)
+        return taken.waiting
+
+
+def _file_options(config: MountConfig) -> FileOptions:
+    return FileOptions(
+        dirty_bytes_max=config.write.dirty_bytes_max,
+        batches_in_flight_max=config.write.batches_in_flight_max,
+        write_back_s=config.write.write_back_s,
+        report_s=config.write.report_s,
+        length_s_max=config.cache.attr_s,
+        read_ahead_bytes=0,  # the kernel does it
+    )

@@ -1,0 +1,7 @@
+"""Builder of `_fuse`: the bridge between /dev/fuse and Python, on libfuse 3."""
+
+from threefs.native.builder import module
+
+PARTS = ["fuse_requests", "fuse_answers", "fuse_bridge"]
+
+ffi = module("_fuse", PARTS, libraries=["fuse3"], macros=[])

@@ -1,0 +1,167 @@
+"""Frames over real sockets: errors by class, scatter in place, damage ends the connection, no request is lost."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from threefs.common.errors import FileError, InternalError, StaleRouting, Timeout, Unreachable, Unsupported, UserError
+from threefs.common.net.frame import HEADER_BYTES, FrameDamaged, Kind, pack, unpack
+from threefs.common.net.frame_server import FrameCarrier
+from threefs.common.net.interface import Reply, Request, Transport
+from threefs.common.runtime.real import RealRuntime
+
+pytestmark = pytest.mark.unit
+
+
+async def _echo(request: Request) -> Reply:
+    return Reply(request.body, [request.data])
+
+
+async def _fail(request: Request) -> Reply:
+    errors = {b"stale": StaleRouting("chain 7"), b"file": FileError(2, "/x"), b"bug": ValueError("oops")}
+    raise errors[request.body]
+
+
+async def _slow(request: Request) -> Reply:
+    await asyncio.sleep(float(request.body))
+    return Reply(b"late", [b"x" * 100_000])
+
+
+@asynccontextmanager
+async def _served() -> AsyncIterator[tuple[Transport, str]]:
+    runtime = RealRuntime()
+    carrier = FrameCarrier(runtime)
+    server = carrier.server("127.0.0.1:0", {1: _echo, 2: _fail, 3: _slow})
+    await server.start()
+    transport = carrier.transport()
+    try:
+        yield transport, server.address
+    finally:
+        await transport.close()
+        await server.close()
+        await runtime.close()
+
+
+def _run(test: Callable[[Transport, str], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with _served() as (transport, address):
+            await test(transport, address)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000, 1 << 20, 9_000_001])
+def test_data_of_any_size_comes_back(size: int) -> None:
+    payload = bytes(range(256)) * (size // 256) + b"z" * (size % 256)
+
+    async def test(transport: Transport, address: str) -> None:
+        reply = await transport.call(address, 1, b"body", [payload[: size // 3], payload[size // 3 :]], timeout_s=5)
+        assert reply.body == b"body"
+        assert b"".join(reply.data) == payload
+
+    _run(test)
+
+
+def test_scatter_receives_into_the_callers_views() -> None:
+    async def test(transport: Transport, address: str) -> None:
+        first, second = bytearray(1000), bytearray(99_000)
+
+        def scatter(body: bytes, length: int) -> Sequence[memoryview]:
+            assert (body, length) == (b"b", 100_000)
+            return [memoryview(first), memoryview(second)]
+
+        reply = await transport.call(address, 1, b"b", [b"q" * 100_000], timeout_s=5, scatter=scatter)
+        assert reply.data == ()
+        assert first + second == b"q" * 100_000
+
+    _run(test)
+
+
+def test_many_requests_in_flight_find_their_answers() -> None:
+    async def test(transport: Transport, address: str) -> None:
+        async def one(number: int) -> None:
+            body = str(number).encode()
+            data = bytes([number % 256]) * (number * 37 % 70_000)
+            reply = await transport.call(address, 1, body, [data], timeout_s=10)
+            assert (reply.body, b"".join(reply.data)) == (body, data)
+
+        await asyncio.gather(*(one(number) for number in range(300)))
+
+    _run(test)
+
+
+def test_errors_arrive_as_their_class() -> None:
+    async def test(transport: Transport, address: str) -> None:
+        with pytest.raises(StaleRouting, match="chain 7"):
+            await transport.call(address, 2, b"stale", timeout_s=5)
+        with pytest.raises(FileError, match="No such file or directory: /x"):
+            await transport.call(address, 2, b"file", timeout_s=5)
+        with pytest.raises(InternalError, match="ValueError: oops"):
+            await transport.call(address, 2, b"bug", timeout_s=5)
+        with pytest.raises(Unsupported, match="0x0063"):
+            await transport.call(address, 99, b"", timeout_s=5)
+
+    _run(test)
+
+
+def test_a_late_answer_does_not_touch_the_buffers_of_a_caller_that_gave_up() -> None:
+    async def test(transport: Transport, address: str) -> None:
+        target = bytearray(100_000)
+        with pytest.raises(Timeout, match="method 0x0003 within 0.05 s"):
+            await transport.call(address, 3, b"0.2", timeout_s=0.05, scatter=lambda _b, _n: [memoryview(target)])
+        assert (await transport.call(address, 3, b"0.3", timeout_s=5)).body == b"late"
+        assert not any(target)
+
+    _run(test)
+
+
+def test_nobody_listens_and_a_port_in_use() -> None:
+    async def test(transport: Transport, address: str) -> None:
+        with pytest.raises(UserError, match=f"cannot listen on {address}: the port is in use"):
+            await FrameCarrier(RealRuntime()).server(address, {}).start()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            with pytest.raises(Unreachable, match="cannot reach"):
+                await transport.call(f"127.0.0.1:{free.getsockname()[1]}", 1, b"", timeout_s=5)
+
+    _run(test)
+
+
+def test_a_damaged_or_truncated_frame_ends_only_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(transport: Transport, address: str) -> None:
+        whole = pack(Kind.REQUEST, 1, 1, b"body", 0, timeout_ms=1000)
+        for position in range(len(whole)):
+            damaged = bytearray(whole)
+            damaged[position] ^= 0x10
+            assert await _raw_exchange(address, bytes(damaged)) == b"", f"byte {position} was not checked"
+        assert await _raw_exchange(address, whole[:-2], end=True) == b""
+        assert len(await _raw_exchange(address, whole, end=False)) == HEADER_BYTES + 4
+        assert (await transport.call(address, 1, b"still here", timeout_s=5)).body == b"still here"
+
+    _run(test)
+    assert "damaged frame from 127.0.0.1" in caplog.text
+
+
+async def _raw_exchange(address: str, sent: bytes, *, end: bool = False) -> bytes:
+    host, port = address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(sent)
+    if end:
+        writer.write_eof()
+    try:
+        async with asyncio.timeout(2):
+            return await reader.read(HEADER_BYTES + 4)
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+
+
+def test_lengths_beyond_the_limits_are_refused() -> None:
+    header = bytearray(pack(Kind.REPLY, 1, 1, b"", 0))
+    assert unpack(header).kind is Kind.REPLY
+    with pytest.raises(FrameDamaged, match="does not speak 3fs frames"):
+        unpack(b"GET / HTTP/1.1\r\n" + bytes(HEADER_BYTES))

@@ -1,0 +1,50 @@
+"""A mount on clients in memory, as a process of its own: `python -m tests.mount.memory_mount MOUNTPOINT [--full]`.
+
+Ends on SIGTERM.
+Its own process, because a program that faults on a mapped file while it holds the interpreter's lock would wait for
+itself. Prints "ready" once mounted. `--full`: storage refuses every write with NoSpace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+from tests.mount.memory_cluster import MemoryStorage, start_meta
+
+from threefs.client.file import FileTable
+from threefs.common.errors import NoSpace, UserError
+from threefs.common.ids import ROOT_INODE
+from threefs.common.runtime.real import RealRuntime
+from threefs.fuse.config import MountConfig
+from threefs.fuse.mount import Mount
+
+
+async def serve(path: str, *, full: bool) -> None:
+    runtime = RealRuntime()
+    storage = MemoryStorage()
+    storage.error = NoSpace("target 1 has no space left") if full else None
+    meta = await start_meta(runtime, storage)
+    await meta.setattr(ROOT_INODE, mode=0o1777)
+    files = FileTable(runtime, meta, storage)
+    files.start()
+    config = MountConfig(mountpoint=Path(path), mgmtd=["none"])
+    mount = Mount(config, runtime=runtime, meta=meta, files=files)
+    mount.start("memory")
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mount.ended.set)
+    print("ready", flush=True)
+    await mount.ended.wait()
+    await mount.stop()
+    await runtime.close()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        uvloop.run(serve(sys.argv[1], full="--full" in sys.argv))
+    except UserError as exc:
+        sys.exit(f"error: {exc}; {exc.hint}")
