@@ -103,7 +103,8 @@ def timed(call: Callable[[], object], calls: int = 8, replays: int = 5) -> float
         without.replay()
         marks[2].record()
         torch.cuda.synchronize()
-        samples.append((marks[0].elapsed_time(marks[1]) - marks[1].elapsed_time(marks[2])) * 1000 / calls)
+        difference = float(marks[0].elapsed_time(marks[1]) - marks[1].elapsed_time(marks[2]))
+        samples.append(difference * 1000 / calls)
     return statistics.median(samples)
 
 

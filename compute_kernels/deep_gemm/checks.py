@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from threefs.compute_kernels.deep_gemm.layout import K_BLOCK, ceil_div
@@ -12,24 +14,27 @@ __all__ = ["check_fp8_operands", "check_groups", "check_output"]
 Quantised = tuple[torch.Tensor, torch.Tensor]
 
 
-def _expect(condition: bool, message: str) -> None:
+def _expect(condition: bool, message: Callable[[], str]) -> None:
     if not condition:
-        raise InvalidInput(message)
+        raise InvalidInput(message())
 
 
 def _check_values(name: str, values: torch.Tensor, dims: tuple[int, ...]) -> None:
     shape = tuple(values.shape)
-    _expect(values.dtype == torch.float8_e4m3fn, f"{name} is {values.dtype}; it must be torch.float8_e4m3fn")
-    _expect(values.dim() in dims, f"{name} has shape {shape}; it must have {' or '.join(map(str, dims))} dimensions")
-    _expect(values.is_contiguous(), f"{name} {shape} has strides {values.stride()}; call .contiguous() first")
-    _expect(values.shape[-1] % 16 == 0, f"{name} has k = {shape[-1]}; rows must be a multiple of 16 bytes")
-    _expect(values.data_ptr() % 16 == 0, f"{name} begins at an address that is no multiple of 16: copy it")
+    _expect(values.dtype == torch.float8_e4m3fn, lambda: f"{name} is {values.dtype}; it must be torch.float8_e4m3fn")
+    _expect(
+        values.dim() in dims, lambda: f"{name} has shape {shape}; it must have {' or '.join(map(str, dims))} dimensions"
+    )
+    _expect(values.is_contiguous(), lambda: f"{name} {shape} has strides {values.stride()}; call .contiguous() first")
+    _expect(values.shape[-1] % 16 == 0, lambda: f"{name} has k = {shape[-1]}; rows must be a multiple of 16 bytes")
+    _expect(values.data_ptr() % 16 == 0, lambda: f"{name} begins at an address that is no multiple of 16: copy it")
 
 
 def _check_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...]) -> None:
-    _expect(scale.dtype == torch.float32, f"{name} is {scale.dtype}; scales must be torch.float32")
+    _expect(scale.dtype == torch.float32, lambda: f"{name} is {scale.dtype}; scales must be torch.float32")
     _expect(
-        tuple(scale.shape) == shape, f"{name} has shape {tuple(scale.shape)}; for these operands it must be {shape}"
+        tuple(scale.shape) == shape,
+        lambda: f"{name} has shape {tuple(scale.shape)}; for these operands it must be {shape}",
     )
 
 
@@ -39,33 +44,35 @@ def check_fp8_operands(lhs: Quantised, rhs: Quantised, *, lhs_dims: int, rhs_dim
     _check_values("lhs", a, (lhs_dims,))
     _check_values("rhs", b, (rhs_dims,))
     m, k, n = a.shape[-2], a.shape[-1], b.shape[-2]
-    _expect(b.shape[-1] == k, f"lhs has k = {k} and rhs has k = {b.shape[-1]}; both must have the same")
-    _expect(k > 0, "k is 0; there is nothing to multiply")
-    _expect(n % 8 == 0, f"n is {n}; it must be a multiple of 8, so that output rows are a multiple of 16 bytes")
+    _expect(b.shape[-1] == k, lambda: f"lhs has k = {k} and rhs has k = {b.shape[-1]}; both must have the same")
+    _expect(k > 0, lambda: "k is 0; there is nothing to multiply")
+    _expect(n % 8 == 0, lambda: f"n is {n}; it must be a multiple of 8, so that output rows are a multiple of 16 bytes")
     if lhs_dims == 3:
         _expect(
-            a.shape[0] == b.shape[0], f"lhs has {a.shape[0]} groups and rhs has {b.shape[0]}; both must have the same"
+            a.shape[0] == b.shape[0],
+            lambda: f"lhs has {a.shape[0]} groups and rhs has {b.shape[0]}; both must have the same",
         )
     _check_scale("lhs scales", scale_a, (*a.shape[:-1], ceil_div(k, K_BLOCK)))
     _check_scale("rhs scales", scale_b, (*b.shape[:-2], ceil_div(n, 128), ceil_div(k, K_BLOCK)))
-    _expect(scale_b.is_contiguous(), f"rhs scales have strides {scale_b.stride()}; call .contiguous() first")
+    _expect(scale_b.is_contiguous(), lambda: f"rhs scales have strides {scale_b.stride()}; call .contiguous() first")
     for name, tensor in (("lhs scales", scale_a), ("rhs", b), ("rhs scales", scale_b)):
-        _expect(tensor.device == a.device, f"{name} are on {tensor.device} and lhs on {a.device}; use one device")
+        if tensor.device != a.device:
+            raise InvalidInput(f"{name} are on {tensor.device} and lhs on {a.device}; use one device")
     return m, n, k
 
 
 def check_output(
     out: torch.Tensor, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.bfloat16
 ) -> None:
-    _expect(out.dtype == dtype, f"out is {out.dtype}; it must be {dtype}")
-    _expect(tuple(out.shape) == shape, f"out has shape {tuple(out.shape)}; it must be {shape}")
-    _expect(out.is_contiguous(), f"out has strides {out.stride()}; it must be contiguous")
-    _expect(out.device == device, f"out is on {out.device} and lhs on {device}; use one device")
-    _expect(out.data_ptr() % 16 == 0, "out begins at an address that is no multiple of 16: copy it")
+    _expect(out.dtype == dtype, lambda: f"out is {out.dtype}; it must be {dtype}")
+    _expect(tuple(out.shape) == shape, lambda: f"out has shape {tuple(out.shape)}; it must be {shape}")
+    _expect(out.is_contiguous(), lambda: f"out has strides {out.stride()}; it must be contiguous")
+    _expect(out.device == device, lambda: f"out is on {out.device} and lhs on {device}; use one device")
+    _expect(out.data_ptr() % 16 == 0, lambda: "out begins at an address that is no multiple of 16: copy it")
 
 
 def check_groups(name: str, groups: torch.Tensor, count: int, device: torch.device) -> None:
-    _expect(groups.dtype == torch.int32, f"{name} is {groups.dtype}; it must be torch.int32")
-    _expect(tuple(groups.shape) == (count,), f"{name} has shape {tuple(groups.shape)}; it must be {(count,)}")
-    _expect(groups.is_contiguous(), f"{name} has strides {groups.stride()}; call .contiguous() first")
-    _expect(groups.device == device, f"{name} is on {groups.device} and lhs on {device}; use one device")
+    _expect(groups.dtype == torch.int32, lambda: f"{name} is {groups.dtype}; it must be torch.int32")
+    _expect(tuple(groups.shape) == (count,), lambda: f"{name} has shape {tuple(groups.shape)}; it must be {(count,)}")
+    _expect(groups.is_contiguous(), lambda: f"{name} has strides {groups.stride()}; call .contiguous() first")
+    _expect(groups.device == device, lambda: f"{name} is on {groups.device} and lhs on {device}; use one device")

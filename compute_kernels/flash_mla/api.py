@@ -7,6 +7,7 @@ and must be made anew when lengths change. lse is the natural logarithm; a row t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import overload
 
@@ -47,9 +48,9 @@ class FlashMLASchedMeta:
         return self.plan, self.splits
 
 
-def _expect(condition: bool, message: str) -> None:
+def _expect(condition: bool, message: Callable[[], str]) -> None:
     if not condition:
-        raise InvalidInput(message)
+        raise InvalidInput(message())
 
 
 def _sms(device: torch.device) -> int:
@@ -60,12 +61,12 @@ def _sms(device: torch.device) -> int:
 
 
 def _check_lengths(lengths: torch.Tensor) -> None:
-    _expect(lengths.dtype == torch.int32, f"cache_seqlens is {lengths.dtype}; it must be torch.int32")
+    _expect(lengths.dtype == torch.int32, lambda: f"cache_seqlens is {lengths.dtype}; it must be torch.int32")
     _expect(
         lengths.dim() == 1 and lengths.is_contiguous(),
-        f"cache_seqlens has shape {tuple(lengths.shape)}; it must be contiguous (b,)",
+        lambda: f"cache_seqlens has shape {tuple(lengths.shape)}; it must be contiguous (b,)",
     )
-    _expect(0 < lengths.shape[0] <= BATCH_MAX, f"the batch is {lengths.shape[0]}; it must be 1 to {BATCH_MAX}")
+    _expect(0 < lengths.shape[0] <= BATCH_MAX, lambda: f"the batch is {lengths.shape[0]}; it must be 1 to {BATCH_MAX}")
 
 
 @overload
@@ -95,34 +96,45 @@ def get_mla_metadata(
 def _check_call(
     q: torch.Tensor, cache: torch.Tensor, table: torch.Tensor, lengths: torch.Tensor, head_dim_v: int
 ) -> DecodeShape:
-    _expect(q.dtype in (torch.bfloat16, torch.float16), f"q is {q.dtype}; it must be torch.bfloat16 or torch.float16")
-    _expect(cache.dtype == q.dtype, f"k_cache is {cache.dtype} and q is {q.dtype}; both must be the same")
     _expect(
-        q.dim() == 4 and cache.dim() == 4, f"q {tuple(q.shape)} and k_cache {tuple(cache.shape)} must have 4 dimensions"
+        q.dtype in (torch.bfloat16, torch.float16),
+        lambda: f"q is {q.dtype}; it must be torch.bfloat16 or torch.float16",
+    )
+    _expect(cache.dtype == q.dtype, lambda: f"k_cache is {cache.dtype} and q is {q.dtype}; both must be the same")
+    _expect(
+        q.dim() == 4 and cache.dim() == 4,
+        lambda: f"q {tuple(q.shape)} and k_cache {tuple(cache.shape)} must have 4 dimensions",
     )
     _expect(
-        q.shape[3] == cache.shape[3] == HEAD, f"head sizes are {q.shape[3]} and {cache.shape[3]}; both must be {HEAD}"
+        q.shape[3] == cache.shape[3] == HEAD,
+        lambda: f"head sizes are {q.shape[3]} and {cache.shape[3]}; both must be {HEAD}",
     )
-    _expect(head_dim_v == VALUES, f"head_dim_v is {head_dim_v}; it must be {VALUES}")
+    _expect(head_dim_v == VALUES, lambda: f"head_dim_v is {head_dim_v}; it must be {VALUES}")
     batch, s_q, heads, _ = q.shape
     page, kv_heads = cache.shape[1], cache.shape[2]
-    _expect(s_q > 0 and heads > 0, f"q has shape {tuple(q.shape)}; s_q and h_q must be 1 or more")
+    _expect(s_q > 0 and heads > 0, lambda: f"q has shape {tuple(q.shape)}; s_q and h_q must be 1 or more")
     _expect(
-        kv_heads > 0 and heads % kv_heads == 0, f"h_q is {heads} and h_kv is {kv_heads}; h_q must be a multiple of h_kv"
+        kv_heads > 0 and heads % kv_heads == 0,
+        lambda: f"h_q is {heads} and h_kv is {kv_heads}; h_q must be a multiple of h_kv",
     )
-    _expect(page >= 16 and page & (page - 1) == 0, f"the page size is {page}; it must be a power of two from 16")
-    _expect(q.is_contiguous(), f"q has strides {q.stride()}; call .contiguous() first")
-    _expect(cache.stride(3) == 1, f"k_cache has strides {cache.stride()}; its last dimension must be contiguous")
+    _expect(
+        page >= 16 and page & (page - 1) == 0, lambda: f"the page size is {page}; it must be a power of two from 16"
+    )
+    _expect(q.is_contiguous(), lambda: f"q has strides {q.stride()}; call .contiguous() first")
+    _expect(
+        cache.stride(3) == 1, lambda: f"k_cache has strides {cache.stride()}; its last dimension must be contiguous"
+    )
     _check_lengths(lengths)
-    _expect(lengths.shape[0] == batch, f"cache_seqlens has {lengths.shape[0]} entries and q {batch} requests")
-    _expect(table.dtype == torch.int32, f"block_table is {table.dtype}; it must be torch.int32")
+    _expect(lengths.shape[0] == batch, lambda: f"cache_seqlens has {lengths.shape[0]} entries and q {batch} requests")
+    _expect(table.dtype == torch.int32, lambda: f"block_table is {table.dtype}; it must be torch.int32")
     _expect(
         table.dim() == 2 and table.shape[0] == batch,
-        f"block_table has shape {tuple(table.shape)}; it must be ({batch}, blocks)",
+        lambda: f"block_table has shape {tuple(table.shape)}; it must be ({batch}, blocks)",
     )
-    _expect(table.stride(1) == 1, f"block_table has strides {table.stride()}; its rows must be contiguous")
+    _expect(table.stride(1) == 1, lambda: f"block_table has strides {table.stride()}; its rows must be contiguous")
     for name, tensor in (("k_cache", cache), ("block_table", table), ("cache_seqlens", lengths)):
-        _expect(tensor.device == q.device, f"{name} is on {tensor.device} and q on {q.device}; use one device")
+        if tensor.device != q.device:
+            raise InvalidInput(f"{name} is on {tensor.device} and q on {q.device}; use one device")
     return DecodeShape(batch, s_q, heads, kv_heads, page)
 
 
@@ -145,10 +157,10 @@ def flash_mla_with_kvcache(
     """
     shape = _check_call(q, k_cache, block_table, cache_seqlens, head_dim_v)
     scale = HEAD**-0.5 if softmax_scale is None else softmax_scale
-    _expect(0.0 < scale < float("inf"), f"softmax_scale is {scale}; it must be positive and finite")
+    _expect(0.0 < scale < float("inf"), lambda: f"softmax_scale is {scale}; it must be positive and finite")
     sms = _sms(q.device)
     if isinstance(tile_scheduler_metadata, FlashMLASchedMeta):
-        _expect(num_splits is None, "num_splits must be None with a lazy plan: the plan holds it")
+        _expect(num_splits is None, lambda: "num_splits must be None with a lazy plan: the plan holds it")
         plan, splits = tile_scheduler_metadata.ready(cache_seqlens, shape, sms)
     else:
         plan = tile_scheduler_metadata
@@ -157,18 +169,18 @@ def flash_mla_with_kvcache(
         splits = num_splits
         _expect(
             plan.dtype == splits.dtype == torch.int32,
-            f"the plan is {plan.dtype} and {splits.dtype}; both must be torch.int32",
+            lambda: f"the plan is {plan.dtype} and {splits.dtype}; both must be torch.int32",
         )
         _expect(
             plan.dim() == 2 and plan.shape[1] == PLAN_ROW,
-            f"the plan has shape {tuple(plan.shape)}; it must be (parts, {PLAN_ROW})",
+            lambda: f"the plan has shape {tuple(plan.shape)}; it must be (parts, {PLAN_ROW})",
         )
         _expect(
             0 < plan.shape[0] <= shape.parts(sms),
-            f"the plan has {plan.shape[0]} parts; for {shape} it may have {shape.parts(sms)}",
+            lambda: f"the plan has {plan.shape[0]} parts; for {shape} it may have {shape.parts(sms)}",
         )
         _expect(
             tuple(splits.shape) == (shape.batch + 1,),
-            f"num_splits has shape {tuple(splits.shape)}; it must be ({shape.batch + 1},)",
+            lambda: f"num_splits has shape {tuple(splits.shape)}; it must be ({shape.batch + 1},)",
         )
     return decode(q, k_cache, block_table, cache_seqlens, plan, splits, scale, causal)

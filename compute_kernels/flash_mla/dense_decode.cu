@@ -252,6 +252,7 @@ DEVICE void publish(u32 sP, float* sMax, const Weights& rP, const Rows& rows) {
     sMax[warp * 16 + lane / 4 + 8] = rows.max[1];
   }
   fence_proxy_async();
+  __syncwarp();  // the barrier that follows takes whole warps
 }
 
 DEVICE void read_max(float (&max)[2], const float* sMax) {
@@ -348,6 +349,7 @@ DEVICE void store(const Arguments& p, float (&sSum)[2][kRows], const Output& rO,
   for (u32 r = 0; r < 2 && segment.begin < segment.end; ++r) {
     rows.sum[r] = quad_sum(rows.sum[r]);
     if (lane_index() % 4 == 0) sSum[half][row + 8 * r] = rows.sum[r];
+    __syncwarp();
   }
   if (segment.begin < segment.end) {
     named_barrier_sync(kSums, kMathThreads);
