@@ -30,6 +30,8 @@ constexpr u32 kScalesB = (kBlockN + 128 - kGranule + 127) / 128;  // weight scal
 constexpr u64 kHintB = STREAM_B ? kEvictFirst : kEvictNormal;  // weights that are read once leave the L2 first
 
 static_assert(kBlockN % 8 == 0 && kBlockN <= 256, "shape of wgmma");
+// With two math groups. The sum of the splits at the end is compiled for the smaller of the two budgets.
+constexpr u32 kLoadRegisters = SPLIT_K > 1 ? 40 : 24, kMathRegisters = SPLIT_K > 1 ? 232 : 240;
 static_assert(TURNS < 4, "0: no turns");
 static_assert(CLUSTER == 1 || SPLIT_K == 1, "a cluster either shares or splits");
 static_assert(SHARE_A || kPair == 1 || kBlockN % 16 == 0, "half of B must be whole swizzle atoms");
@@ -414,14 +416,14 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS_PER_SM)
   const u32 k_begin = SPLIT_K > 1 ? k_blocks * rank / SPLIT_K : 0;
   const u32 k_end = SPLIT_K > 1 ? k_blocks * (rank + 1) / SPLIT_K : k_blocks;
   if (threadIdx.x >= kMathThreads) {
-    if constexpr (MATH_GROUPS == 2) registers_shrink<24>();
+    if constexpr (MATH_GROUPS == 2) registers_shrink<kLoadRegisters>();
     else if constexpr (BLOCKS_PER_SM == 2) registers_shrink<40>();
     if (warp == MATH_GROUPS * 4) {
       if (elect_one()) load_tiles(p, s, map_a, map_b, map_scale_a, k_begin, k_end, rank);
       __syncwarp();
     }
   } else {
-    if constexpr (MATH_GROUPS == 2) registers_grow<240>();
+    if constexpr (MATH_GROUPS == 2) registers_grow<kMathRegisters>();
     else if constexpr (BLOCKS_PER_SM == 2) registers_grow<216>();
     if (MATH_GROUPS == 1 || warp < 4) multiply_tiles<0>(p, s, gScaleB, gOut, k_begin, k_end, rank);
     else multiply_tiles<MATH_GROUPS - 1>(p, s, gScaleB, gOut, k_begin, k_end, rank);

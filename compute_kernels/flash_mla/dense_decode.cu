@@ -23,6 +23,9 @@ constexpr u32 kShare = kKeys / CLUSTER;   // key rows of a block that this block
 constexpr u32 kPlanRow = 8;               // int32 values of a part's plan
 constexpr float kSlack = 8.f;             // the kept maximum may lag by 2^8: no rescaling, no loss in bf16 or float32
 
+// A load warp of small boxes holds several page numbers at once.
+constexpr u32 kLoadRegisters = BOX == 16 ? 56 : 40, kMathRegisters = BOX == 16 ? 224 : 232;
+static_assert(kLoadRegisters + 2 * kMathRegisters <= 512, "the register file");
 static_assert(kShare % BOX == 0, "a share is whole boxes");
 
 enum Barrier : u32 { kGroup0 = 1, kGroup1 = 2, kP0 = 3, kP1 = 4, kSums = 5 };
@@ -503,11 +506,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   if constexpr (CLUSTER > 1) cluster_sync_relaxed();
   if (warp >= 8) {
-    registers_shrink<40>();
+    registers_shrink<kLoadRegisters>();
     if (elect_one()) load_keys(p, s, map_q, map_k, warp - 8, rank);
     __syncwarp();
   } else {
-    registers_grow<232>();
+    registers_grow<kMathRegisters>();
     if (warp < 4) attend<0>(p, s);
     else attend<1>(p, s);
   }

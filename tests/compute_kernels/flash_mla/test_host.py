@@ -146,10 +146,9 @@ def test_a_lazy_plan_refuses_another_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cluster", "box"),
-    [(1, 64), (1, 32), (2, 32), pytest.param(1, 16, marks=pytest.mark.xfail(reason="spills 16 bytes", strict=True))],
+    ("cluster", "box", "dtype"),
+    [(1, 64, torch.bfloat16), (2, 32, torch.bfloat16), (1, 16, torch.bfloat16), (2, 32, torch.float16)],
 )
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_decode_compiles_without_spills(cluster: int, box: int, dtype: torch.dtype) -> None:
     compiled = jit.build(decode_source(cluster, box, dtype))
     assert compiled.spill_bytes == compiled.stack_bytes == 0
