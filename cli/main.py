@@ -96,6 +96,17 @@ def fsck(
     raise typer.Exit(check_cluster(folder, mgmtd, as_json))
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def overlap(ctx: typer.Context) -> None:
+    """Analyse profiler traces: how much communication is hidden behind computation."""
+    from threefs.compute_kernels.overlap.cli import main as analyse
+
+    raise typer.Exit(analyse(ctx.args))
+
+
 def main() -> None:
     """Entry point: errors that a user caused are one sentence and a hint, exit code as they say."""
     try:
