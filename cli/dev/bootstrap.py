@@ -23,7 +23,6 @@ from threefs.proto import storage_pb2 as storage_pb
 from threefs.proto.storage_rpc import Storage
 
 TABLE = ChainTableId(1)
-TARGETS_PER_DISK = 6
 ALIVE = (NodeStatus.CONNECTED, NodeStatus.PRIMARY)
 
 
