@@ -60,8 +60,18 @@ class RemoveChunksReply(_message.Message):
     removed: int
     def __init__(self, removed: _Optional[int] = ...) -> None: ...
 
+class Ticket(_message.Message):
+    __slots__ = ("client", "channel", "sequence")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    client: bytes
+    channel: int
+    sequence: int
+    def __init__(self, client: _Optional[bytes] = ..., channel: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
+
 class ChunkRecord(_message.Message):
-    __slots__ = ("inode", "number", "committed", "committed_chain_version", "length", "crc32c", "pending", "pending_chain_version", "pending_length", "pending_crc32c", "pending_remove", "chunk_bytes", "modified_us")
+    __slots__ = ("inode", "number", "committed", "committed_chain_version", "length", "crc32c", "pending", "pending_chain_version", "pending_length", "pending_crc32c", "pending_remove", "chunk_bytes", "modified_us", "ticket", "pending_ticket")
     INODE_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +85,8 @@ class ChunkRecord(_message.Message):
     PENDING_REMOVE_FIELD_NUMBER: _ClassVar[int]
     CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     MODIFIED_US_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    PENDING_TICKET_FIELD_NUMBER: _ClassVar[int]
     inode: int
     number: int
     committed: int
@@ -88,7 +100,9 @@ class ChunkRecord(_message.Message):
     pending_remove: bool
     chunk_bytes: int
     modified_us: int
-    def __init__(self, inode: _Optional[int] = ..., number: _Optional[int] = ..., committed: _Optional[int] = ..., committed_chain_version: _Optional[int] = ..., length: _Optional[int] = ..., crc32c: _Optional[int] = ..., pending: _Optional[int] = ..., pending_chain_version: _Optional[int] = ..., pending_length: _Optional[int] = ..., pending_crc32c: _Optional[int] = ..., pending_remove: _Optional[bool] = ..., chunk_bytes: _Optional[int] = ..., modified_us: _Optional[int] = ...) -> None: ...
+    ticket: Ticket
+    pending_ticket: Ticket
+    def __init__(self, inode: _Optional[int] = ..., number: _Optional[int] = ..., committed: _Optional[int] = ..., committed_chain_version: _Optional[int] = ..., length: _Optional[int] = ..., crc32c: _Optional[int] = ..., pending: _Optional[int] = ..., pending_chain_version: _Optional[int] = ..., pending_length: _Optional[int] = ..., pending_crc32c: _Optional[int] = ..., pending_remove: _Optional[bool] = ..., chunk_bytes: _Optional[int] = ..., modified_us: _Optional[int] = ..., ticket: _Optional[_Union[Ticket, _Mapping]] = ..., pending_ticket: _Optional[_Union[Ticket, _Mapping]] = ...) -> None: ...
 
 class ListChunksRequest(_message.Message):
     __slots__ = ("target", "inode_begin", "number_begin", "inode_end", "limit")

@@ -75,6 +75,8 @@ class DataService:
             items = data_plane.unpack_updates(request.body, len(request.data))
         except data_plane.Malformed as exc:
             raise Corrupt(f"from {request.peer}: {exc}") from exc
+        if from_client and any(item.flags for item in items):
+            raise Corrupt(f"from {request.peer}: a client's update has flags that only daemons set")
         await self._catch_up(items)
         ops, answers = self._take(items, request.data)
         await self._replicator.carry_out(ops, from_client=from_client)

@@ -6,15 +6,16 @@ version and state as the data plane; what is for operators names a target and lo
 
 from __future__ import annotations
 
+from threefs.client.storage.channels import Ticket
 from threefs.common.errors import BadRequest, Busy, Conflict, NotCommitted, NotServing
-from threefs.common.ids import ChainId, ChainVersion, ChunkId, ChunkVersion, InodeId, TargetId
+from threefs.common.ids import ChainId, ChainVersion, ChunkId, ChunkVersion, ClientId, InodeId, TargetId
 from threefs.common.net.interface import Request
 from threefs.common.routing import PublicState
+from threefs.common.runtime.interface import Runtime
 from threefs.native.buffers import buffer
 from threefs.proto import storage_pb2 as pb
-from threefs.storage.channels import Outcome
 from threefs.storage.data_service import refresh_quietly
-from threefs.storage.engine import ChunkMeta, DiskFailed, ReadOp, UpdateKind
+from threefs.storage.engine import ChunkMeta, DiskFailed, Finished, Outcome, ReadOp, UpdateKind
 from threefs.storage.records import chunk_to_proto
 from threefs.storage.repair import Repairer
 from threefs.storage.replica import Place, check_serving, check_version, check_write
@@ -29,7 +30,15 @@ REMOVE_MAX = 1024
 class StorageService:
     """Serves `threefs.proto.storage_rpc.Storage`."""
 
-    def __init__(self, routing: RoutingView, targets: TargetSet, replicator: Replicator, repairer: Repairer) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        routing: RoutingView,
+        targets: TargetSet,
+        replicator: Replicator,
+        repairer: Repairer,
+    ) -> None:
+        self._runtime = runtime
         self._routing = routing
         self._targets = targets
         self._replicator = replicator
@@ -94,11 +103,7 @@ class StorageService:
         limit = min(message.limit, REMOVE_MAX)
         page = await target.engine.list(target.id, ChunkId(inode, message.first), end, limit=limit)
         ops = [self._replicator.own_op(target, place.chain.id, meta, UpdateKind.REMOVE) for meta in page]
-        try:
-            await self._replicator.carry_out(ops, from_client=True)
-        finally:
-            for op in ops:
-                self._replicator.tickets.give_back(op.ticket)
+        await self._replicator.carry_out(ops, from_client=True)
         for op in ops:
             if op.error is not None:
                 raise op.error
@@ -206,13 +211,17 @@ class StorageService:
 
     async def sync_done(self, message: pb.SyncDoneRequest, request: Request) -> pb.SyncDoneReply:
         target, place = await self._locate(message.at)
-        for record in message.channels:
-            outcome = Outcome(
-                ChunkVersion(record.version), ChainVersion(record.chain_version), record.length, record.crc32c
-            )
-            target.channels.absorb((record.client, record.channel), record.sequence, outcome)
+        finished = [_finished(record, self._runtime.wall_us()) for record in message.channels]
+        await target.engine.remember(target.id, finished)
+        for item in finished:
+            target.channels.absorb(item.ticket, item.outcome)
         self._targets.synced(target, place.version)
         return pb.SyncDoneReply()
+
+
+def _finished(record: pb.ChannelRecord, now_us: int) -> Finished:
+    outcome = Outcome(ChunkVersion(record.version), ChainVersion(record.chain_version), record.length, record.crc32c)
+    return Finished(Ticket(ClientId(record.client), record.channel, record.sequence), outcome, now_us)
 
 
 async def _page(target: LocalTarget, begin: ChunkId, end: ChunkId, limit: int) -> tuple[list[ChunkMeta], bool]:
