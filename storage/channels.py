@@ -47,9 +47,7 @@ class Superseded(Conflict):
 class Channels:
     """The records of one target."""
 
-    def __init__(
-        self, finished: Iterable[Finished] = (), *, forget: Callable[[Key], None] = lambda key: None
-    ) -> None:
+    def __init__(self, finished: Iterable[Finished] = (), *, forget: Callable[[Key], None] = lambda key: None) -> None:
         """`finished`: what the engine remembers, the oldest first; `forget` tells it what need not be any longer."""
         self._forget = forget
         self._records: dict[Key, Record] = {}

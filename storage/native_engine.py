@@ -220,9 +220,7 @@ class NativeEngine:
 
     def _note_finished(self, target: TargetId, finished: Sequence[Finished]) -> None:
         packed = b"".join([_pack_finished(target, item) for item in finished])
-        code = lib.engine_remember(
-            self._handle(), ffi.from_buffer("struct engine_finished[]", packed), len(finished)
-        )
+        code = lib.engine_remember(self._handle(), ffi.from_buffer("struct engine_finished[]", packed), len(finished))
         if code:
             raise self._error(code, 0, target, ChunkId(InodeId(0), 0), "note of finished updates")
 
