@@ -152,7 +152,7 @@ class SimulatedEngine:
         disk.engine = self
         self.dead = False
         self.chunks: dict[TargetId, SortedDict] = {t: SortedDict(chunks) for t, chunks in disk.stable.items()}
-        # Committed or aborted, not stable yet; with what the commits finished, which gets stable in one piece with them.
+        # Committed or aborted, not stable yet; with what the commits finished, which gets stable together with them.
         self.dirty: dict[tuple[TargetId, ChunkId], list[Finished]] = {}
         self.staging: list[tuple[TargetId, ChunkId, State]] = []
         everything = [chunk for chunks in self.chunks.values() for chunk in chunks.values()]

@@ -7,7 +7,6 @@ target which has seen a later one knows that an earlier one is abandoned.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from typing import Final
 
 from threefs.common.ids import ClientId
