@@ -7,8 +7,8 @@ A sender has one update under way on a channel and numbers them upwards, so the 
 can come again, whatever others wrote to the chunk, or removed, in between. What is finished is remembered by the
 engine, in one piece with the commit; what is not is a pending state, which carries its ticket. So neither a restart of
 all replicas nor a chunk that is gone makes a retry look new. A target that is filled takes over its predecessor's
-records before it serves (`export`, `absorb`). Tried instead: a last ticket, or a few, in each chunk's record; any number
-of other clients' updates may come between an update and its retry, and a removed chunk has no record.
+records before it serves (`export`, `absorb`). Tried instead: a last ticket, or a few, in each chunk's record; any
+number of other clients' updates may come between an update and its retry, and a removed chunk has no record.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ class Superseded(Conflict):
     """A later update on the same channel came first: whoever sent this one has given it up."""
 
     code = 313
+
+
+class ChunkChanged(Conflict):
+    """Somebody changed the chunk since the sender looked at it: it looks again, or leaves the chunk alone."""
+
+    code = 314
 
 
 class Channels:

@@ -19,6 +19,7 @@ from threefs.common.errors import Busy, ChecksumMismatch, NotServing, ThreefsErr
 from threefs.common.ids import ChainId, ChainVersion, ChunkId, ChunkVersion
 from threefs.native.checksum import crc32c
 from threefs.storage import metrics
+from threefs.storage.channels import ChunkChanged
 from threefs.storage.engine import ChunkMeta, MissingUpdate, Outcome, StaleUpdate, UpdateKind
 from threefs.storage.fetch import Fetcher
 from threefs.storage.forwarding import Forwarder
@@ -127,6 +128,8 @@ class Replicator:
         if op.record is not None and op.record.outcome is not None:  # it was this very update that was pending
             op.outcome = op.record.outcome
             return
+        if op.expected is not None and op.expected != (meta.ticket if meta else NOBODY):
+            raise ChunkChanged(f"chunk {op.chunk} was changed since the request to change it was decided")
         length = meta.length if meta else 0
         if (
             (op.kind is UpdateKind.REMOVE and meta is None)

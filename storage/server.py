@@ -120,7 +120,7 @@ class StorageServer:
         )
         reader = Reader(targets, is_fenced=self._is_fenced, on_damage=repairer.report)
         data = DataService(runtime, routing, targets, reader, self._replicator, self.config)
-        control = StorageService(runtime, routing, targets, self._replicator, repairer)
+        control = StorageService(runtime, routing, targets, self._replicator, repairer, is_fenced=self._is_fenced)
         handlers = {**self._handlers, **data.handlers(), **bind(control, Storage)}
         self._server = self._carrier.server(self.config.listen, handlers)
 

@@ -48,6 +48,7 @@ class Op:
     whole: bool = False  # the successor cannot build on what it has: send the whole content
     staged: bool = False  # by this attempt
     unsure: bool = False  # an attempt to forward ended without a clear answer: the update may live on behind us
+    expected: Ticket | None = None  # carried out only on content that this update made (NOBODY: on no chunk)
     outcome: Outcome | None = None
     error: ThreefsError | None = None
 
