@@ -5,6 +5,7 @@ The storage client is a stand-in, for tests of the bridge, of the mount's operat
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from threefs.client.meta.client import MetaClient
@@ -29,10 +30,13 @@ class MemoryStorage:
     def __init__(self) -> None:
         self.chunks: dict[tuple[ChainId, ChunkId], bytearray] = {}
         self.reads = 0
+        self.hangs = False  # reads never end
         self.error: Exception | None = None  # every write fails with it
 
     async def read(self, ios: Sequence[ReadIO], *, timeout_s: float | None = None) -> None:
         self.reads += len(ios)
+        if self.hangs:
+            await asyncio.Event().wait()
         for io in ios:
             chunk = memoryview(self.chunks.get((io.chain, io.chunk), b""))
             found = chunk[io.offset : io.offset + len(io.buffer)]

@@ -247,6 +247,21 @@ def test_full_disk_is_reported_by_fsync_and_close(folder: Path) -> None:
         assert caught.value.errno == errno.ENOSPC
 
 
+def test_a_signal_ends_a_read_that_hangs(folder: Path) -> None:
+    with memory_mount(folder, "--hangs") as mount:
+        path = mount.path / "file"
+        path.write_bytes(b"x" * 5000)
+        reader = subprocess.Popen(["dd", f"if={path}", "iflag=direct", "bs=4096"], stderr=subprocess.PIPE)
+        with pytest.raises(subprocess.TimeoutExpired):
+            reader.wait(1)
+        reader.send_signal(signal.SIGINT)
+        reader.communicate(timeout=20)
+        assert reader.returncode != 0
+        other = mount.path / "other"
+        other.write_bytes(b"y")  # the mount lives on
+        assert other.stat().st_size == 1
+
+
 def refused(path: Path) -> str:
     """What a mount says that does not come to be."""
     process = mount_process(path, errors=subprocess.PIPE)
