@@ -61,10 +61,10 @@ class MountServer:
     async def start(self) -> None:
         """Mounts once mgmtd and a metadata daemon have answered: a mount that is there can be used."""
         await self.routing.start()
-        cluster = self.routing.routing.cluster_id
-        if self.config.cluster_id and self.config.cluster_id != cluster:
+        cluster, wanted = self.routing.routing.cluster_id, self.config.cluster_id
+        if wanted and wanted != cluster:
             raise UserError(
-                f"mgmtd at {', '.join(self.config.mgmtd)} is that of cluster {cluster!r}, not {self.config.cluster_id!r}",
+                f"mgmtd at {', '.join(self.config.mgmtd)} is that of cluster {cluster!r}, not {wanted!r}",
                 "correct mgmtd or cluster_id in the configuration",
             )
         await self._session.start()

@@ -142,30 +142,41 @@ def test_a_chunk_that_rots_on_one_disk(start_cluster: StartCluster, fsck: Fsck) 
     mark = os.urandom(64)
     content = mark * (600_000 // 64)
     asyncio.run(_write(cluster, "/precious", content))
-    blocks = [path for path in (cluster.folder / "storage-2/disk").glob("blocks-*") if mark in path.read_bytes()]
-    assert blocks
-    whole = {path: path.read_bytes() for path in blocks}
-    for path, text in whole.items():
-        with path.open("r+b") as file:  # the daemon reads past the page cache: what is synced is what it finds
-            file.seek(text.index(mark) + 10)
-            file.write(bytes([text[text.index(mark) + 10] ^ 0xFF]))
-            file.flush()
-            os.fsync(file.fileno())
-    metrics = f"http://127.0.0.1:{cluster.spec.daemon('storage-2').metrics_port}/metrics"
+    assert _spoil(cluster.folder / "storage-2/disk", mark)
+    storages = [daemon.name for daemon in cluster.spec.of_role("storage")]
+    chunks = -(-len(content) // cluster.spec.chunk_bytes)  # each has a replica on every daemon
 
     def mended() -> bool:
         assert asyncio.run(_read(cluster, "/precious")) == content
-        return _counter(metrics, "threefs_storage_repaired_chunks_total") >= len(blocks)
+        heads = (_counter(cluster, name, "threefs_storage_repaired_chunks_total") for name in storages)
+        return sum(heads) >= chunks
 
-    wait_until(mended, 30, "the damaged chunk is mended")
-    assert _counter(metrics, "threefs_storage_damaged_chunks_total") >= len(blocks)
+    wait_until(mended, 60, "every damaged chunk is mended")
+    damaged = [_counter(cluster, name, "threefs_storage_damaged_chunks_total") for name in storages]
+    assert damaged == [0, chunks, 0]
+    assert "is damaged; asking the head" in cluster.process(cluster.spec.daemon("storage-2")).log.read_text()
     fsck(cluster)
 
 
-def _counter(page: str, name: str) -> float:
+def _spoil(disk: Path, mark: bytes) -> int:
+    """Flips bits wherever the mark stands on a disk, in blocks that are in use and in those that were; how often."""
+    count = 0
+    for path in disk.glob("blocks-*"):
+        text = path.read_bytes()
+        if mark in text:
+            count += text.count(mark)
+            with path.open("r+b") as file:  # the daemon reads past the page cache: what is synced is what it finds
+                file.write(text.replace(mark, bytes(byte ^ 0xFF for byte in mark)))
+                file.flush()
+                os.fsync(file.fileno())
+    return count
+
+
+def _counter(cluster: DevCluster, name: str, metric: str) -> float:
+    page = f"http://127.0.0.1:{cluster.spec.daemon(name).metrics_port}/metrics"
     with urlopen(page, timeout=10) as answer:
         lines = answer.read().decode().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith(name + " ")))
+    return float(next(line.split()[1] for line in lines if line.startswith(metric + " ")))
 
 
 @pytest.fixture

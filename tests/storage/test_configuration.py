@@ -15,10 +15,12 @@ def test_settings_are_in_force_while_the_cluster_has_them(cluster: Cluster) -> N
         admin = MgmtdClient(cluster.runtimes["client"], cluster.transport, ["mgmtd:1"])
 
         async def until_low(expected: bool) -> None:
-            async with asyncio.timeout(10):
-                for server in cluster.servers.values():
-                    while any(status.low_space for status in server.targets.statuses()) is not expected:
-                        await asyncio.sleep(0.1)
+            for _ in range(100):
+                found = {status.low_space for server in cluster.servers.values() for status in server.targets.statuses()}
+                if found == {expected}:
+                    return
+                await asyncio.sleep(0.1)
+            raise AssertionError(f"low_space is {found}, not {expected}, after 10 s")
 
         await until_low(False)
         await admin.set_config(NodeType.STORAGE, "low_space_permille = 1000\nsync_retry_s = 0.25\n")
