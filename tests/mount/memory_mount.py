@@ -3,7 +3,7 @@
 Ends on SIGTERM.
 Its own process, because a program that faults on a mapped file while it holds the interpreter's lock would wait for
 itself. Prints "ready" once mounted. `--full`: storage refuses every write
-with NoSpace. `--hangs`: reads from storage never end.
+with NoSpace. SIGUSR1: storage stops answering, and answers again with the next; each says so on stdout.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ async def serve(path: str, *options: str) -> None:
     runtime = RealRuntime()
     storage = MemoryStorage()
     storage.error = NoSpace("target 1 has no space left") if "--full" in options else None
-    storage.hangs = "--hangs" in options
     meta = await start_meta(runtime, storage)
     await meta.setattr(ROOT_INODE, mode=0o1777)
     files = FileTable(runtime, meta, storage)
@@ -37,7 +36,14 @@ async def serve(path: str, *options: str) -> None:
     config = MountConfig(mountpoint=Path(path), mgmtd=["none"], interrupt_after_s=0.1)
     mount = Mount(config, runtime=runtime, meta=meta, files=files)
     mount.start("memory")
+
+    def toggle() -> None:
+        stops = storage.answers.is_set()
+        (storage.answers.clear if stops else storage.answers.set)()
+        print("hangs" if stops else "answers", flush=True)
+
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mount.ended.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, toggle)
     print("ready", flush=True)
     await mount.ended.wait()
     await mount.stop()

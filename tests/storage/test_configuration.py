@@ -16,7 +16,9 @@ def test_settings_are_in_force_while_the_cluster_has_them(cluster: Cluster) -> N
 
         async def until_low(expected: bool) -> None:
             for _ in range(100):
-                found = {status.low_space for server in cluster.servers.values() for status in server.targets.statuses()}
+                found = {
+                    status.low_space for server in cluster.servers.values() for status in server.targets.statuses()
+                }
                 if found == {expected}:
                     return
                 await asyncio.sleep(0.1)
