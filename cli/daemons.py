@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from threefs.cli.core_service import RELEASE, CoreService
-from threefs.common.config import Config, check_partial, local
+from threefs.common.config import Address, Config, check_partial, local
 from threefs.common.errors import UserError
 from threefs.common.kv.factory import KvConfig, open_engine
 from threefs.common.net.frame_server import FrameCarrier
@@ -38,8 +38,8 @@ class ProcessConfig(Config):
 
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     log_json: bool = False
-    metrics_listen: str = ""  # "host:port" of the Prometheus page; empty: none
-    grpc_listen: str = ""  # "host:port" of the gRPC carrier; empty: none
+    metrics_listen: Address = ""  # "host:port" of the Prometheus page; empty: none
+    grpc_listen: Address = ""  # "host:port" of the gRPC carrier; empty: none
 
 
 class MgmtdFile(MgmtdConfig):

@@ -12,13 +12,23 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from threefs.common.errors import UserError
 
 ConfigT = TypeVar("ConfigT", bound="Config")
+
+
+def _is_address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if value and not (host and port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError('an address is "host:port"')
+    return value
+
+
+Address = Annotated[str, AfterValidator(_is_address)]  # "host:port", or empty where a field says what that means
 
 
 class Config(BaseModel):
@@ -151,7 +161,7 @@ def _explain(error: ValidationError, text: str, where: str, model: type[Config])
     first = min(error.errors(), key=lambda found: found["type"] == "missing")
     keys = [str(part) for part in first["loc"]]
     if not keys:  # a rule between several keys
-        return f"{where}: {first['msg']}", "correct one of the values"
+        return f"{where}: {_reason(first['msg'])}", "correct one of the values"
     dotted = ".".join(keys)
     place = f"{where}:{_line_of(text, keys)}"
     if first["type"] == "extra_forbidden":
@@ -159,7 +169,13 @@ def _explain(error: ValidationError, text: str, where: str, model: type[Config])
         return f"{place}: unknown key {dotted!r}", f"known keys here: {known}"
     if first["type"] == "missing":
         return f"{place}: key {dotted!r} is missing", "add it"
-    return f"{place}: {dotted} = {first['input']!r}: {first['msg'].lower()}", "correct the value"
+    return f"{place}: {dotted} = {first['input']!r}: {_reason(first['msg'])}", "correct the value"
+
+
+def _reason(message: str) -> str:
+    """Pydantic's words, as a part of a sentence."""
+    reason = message.removeprefix("Value error, ")
+    return reason[:1].lower() + reason[1:]
 
 
 def _fields_at(model: type[BaseModel], keys: list[str]) -> set[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from threefs.common.config import Config, hot, local
+from threefs.common.config import Address, Config, hot, local
 
 
 class CacheConfig(Config):
@@ -29,7 +29,7 @@ class WriteConfig(Config):
 class MountConfig(Config):
     cluster_id: str = local("")  # empty: whichever cluster mgmtd says it is
     mountpoint: Path = local(strict=False)
-    mgmtd: list[str] = local(min_length=1)  # "host:port"
+    mgmtd: list[Address] = local(min_length=1)  # "host:port"
     token: str = local("")  # sent with every metadata request if the cluster asks for authentication
     allow_other: bool = True  # other users than the one who mounts
     read_only: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from threefs.common.config import Config, hot, local
+from threefs.common.config import Address, Config, hot, local
 from threefs.common.kv.factory import KvConfig
 
 
@@ -60,6 +60,6 @@ class MetaConfig(ServiceConfig):
 
     node_id: int = local(50, ge=1)
     cluster_id: str = local("")  # empty: whichever cluster mgmtd says it is
-    listen: str = local("127.0.0.1:9001")
-    mgmtd: list[str] = local(["127.0.0.1:9000"], min_length=1)  # "host:port" of every mgmtd
+    listen: Address = local("127.0.0.1:9001")
+    mgmtd: list[Address] = local(["127.0.0.1:9000"], min_length=1)  # "host:port" of every mgmtd
     kv: KvConfig = local(KvConfig())

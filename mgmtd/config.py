@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from threefs.common.config import Config, hot, local
+from threefs.common.config import Address, Config, hot, local
 
 
 class LeaseConfig(Config):
@@ -28,7 +28,7 @@ class MgmtdConfig(Config):
     then a daemon that only the last primary heard has fenced itself before it is declared dead."""
 
     node_id: int = local(1, ge=1)
-    listen: str = local("127.0.0.1:9000")
+    listen: Address = local("127.0.0.1:9000")
     cluster_id: str = local("")  # empty: the store's, or a new one
     lease: LeaseConfig = local(LeaseConfig())
     heartbeat_interval_s: float = hot(0.5, gt=0)

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from threefs.cli.dev.configs import write_config
 from threefs.cli.dev.processes import daemon_command
 from threefs.client.connect import connect
 from threefs.common.errors import NoSpace, ThreefsError
+from threefs.common.net.frame import Kind, pack
+from threefs.proto import data_plane
 
 pytestmark = pytest.mark.cluster
 
@@ -46,6 +49,36 @@ def _refused(process: subprocess.Popen[str], sentence: str) -> None:
     found, _, step = err.partition("error: ")[2].partition("\n")
     assert sentence in found, err
     assert step.strip() or "; " in found, f"no next step: {err}"
+
+
+def test_truncated_and_damaged_frames(start_cluster: StartCluster, fsck: Fsck) -> None:
+    """They end the connection they came on, and nothing else."""
+    cluster = start_cluster()
+    asyncio.run(_write(cluster, "/kept", b"kept" * 100_000))
+    pids = [daemon.pid for daemon in cluster.status()]
+    whole = pack(Kind.REQUEST, data_plane.WRITE, 1, b"d" * 200, 4096, timeout_ms=1000) + b"x" * 4096
+    bad = [whole[:30], whole[:100], whole[:-1], whole.replace(b"ddd", b"dDd", 1), b"\xff" + whole[1:], os.urandom(5000)]
+    for daemon in cluster.spec.daemons:
+        for sent in bad:
+            assert _answer(daemon.port, sent) == b"", f"{daemon.name} answered to {sent[:40]!r}"
+        log = cluster.process(daemon).log.read_text()
+        assert "damaged frame from 127.0.0.1" in log
+        assert "Traceback" not in log
+    assert [daemon.pid for daemon in cluster.status()] == pids
+    assert asyncio.run(_read(cluster, "/kept")) == b"kept" * 100_000
+    fsck(cluster)
+
+
+def _answer(port: int, sent: bytes) -> bytes:
+    """What a daemon says before it closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        try:
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            return connection.recv(1000)
+        except OSError as exc:  # it was closed while this end was still sending
+            assert exc.errno in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN), exc
+            return b""
 
 
 def _config(cluster: DevCluster, name: str, place: Path, *changes: tuple[str, str]) -> str:

@@ -33,7 +33,7 @@ async def serve(path: str, *options: str) -> None:
     await meta.setattr(ROOT_INODE, mode=0o1777)
     files = FileTable(runtime, meta, storage)
     files.start()
-    config = MountConfig(mountpoint=Path(path), mgmtd=["none"], interrupt_after_s=0.1)
+    config = MountConfig(mountpoint=Path(path), mgmtd=["none:0"], interrupt_after_s=0.1)
     mount = Mount(config, runtime=runtime, meta=meta, files=files)
     mount.start("memory")
 
