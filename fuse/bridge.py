@@ -115,8 +115,9 @@ class Request:
     def reply_negative(self) -> bool:
         return not lib.bridge_reply_negative(self._spend())
 
-    def reply_attr(self, inode: Inode) -> bool:
-        return not lib.bridge_reply_attr(self._spend(), _fill(inode))
+    def reply_attr(self, inode: Inode, *, valid_s: float = -1.0) -> bool:
+        """`valid_s`: how long the kernel may believe it, if not as long as usual."""
+        return not lib.bridge_reply_attr(self._spend(), _fill(inode), valid_s)
 
     def reply_create(self, inode: Inode, handle: int) -> bool:
         return not lib.bridge_reply_create(self._spend(), _fill(inode), handle, 0)

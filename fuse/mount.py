@@ -21,6 +21,7 @@ from threefs.fuse.bridge import BATCH, INTERRUPT, OPERATIONS, Bridge, BridgeOpti
 from threefs.fuse.config import MountConfig
 from threefs.fuse.context import Context, Operation
 from threefs.fuse.credentials import CredentialsCache
+from threefs.fuse.parents import KnownDirectories
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +62,11 @@ _HANDLERS: Final[dict[str, Operation]] = {
     )
 }
 _BY_NUMBER: Final = {number: _HANDLERS[name] for number, name in OPERATIONS.items() if number != INTERRUPT}
+_CHANGES_DIRECTORIES: Final = frozenset(
+    number
+    for number, name in OPERATIONS.items()
+    if name in ("mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "setxattr", "removexattr")
+)
 DRAIN_S_MAX: Final = 10.0  # a clean end waits so long for requests that are being worked on
 
 
@@ -80,7 +86,15 @@ class Mount:
         """Mounts and begins to serve. UserError names what is wrong with the mount point."""
         path = mountpoint.prepare(self._config.mountpoint)
         self._bridge = Bridge(path, self._options(fs_name))
-        self._context = Context(self._meta, self._files, self._credentials, self._bridge, BLOCK_BYTES_MAX)
+        self._context = Context(
+            self._meta,
+            self._files,
+            self._credentials,
+            self._bridge,
+            BLOCK_BYTES_MAX,
+            self._runtime.now,
+            KnownDirectories(self._runtime.now, self._config.cache.attr_s),
+        )
         self.path = path
         metrics.IN_FLIGHT.set_function(lambda: len(self._running))
         metrics.OPEN_FILES.set_function(lambda: len(self._context.open_files))
@@ -101,6 +115,7 @@ class Mount:
             except ThreefsError as exc:
                 _log.error("inode %#x: data written lately is lost: %s", file.inode, exc)
         self._context.open_files.clear()
+        await self._files.end_sessions()
         self._bridge.destroy()
 
     async def _finish(self, timeout_s: float) -> None:
@@ -147,6 +162,7 @@ class Mount:
 
     async def _serve(self, request: Request) -> None:
         number, operation = request.id, request.operation
+        changed = (request.raw.ino, request.raw.ino_out) if operation in _CHANGES_DIRECTORIES else ()
         try:
             await _BY_NUMBER[operation](self._context, request)
         except asyncio.CancelledError:
@@ -161,6 +177,8 @@ class Mount:
             _log.exception("%s failed; this is a bug", OPERATIONS[operation])
             self._answer_error(request, operation, errno.EIO)
         finally:
+            if changed:
+                self._context.directories.forget(*changed)
             if not request.answered:
                 _log.error("%s was not answered; this is a bug", OPERATIONS[operation])
                 request.reply_error(errno.EIO)

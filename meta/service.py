@@ -39,7 +39,7 @@ from threefs.meta.ops.symlink import symlink
 from threefs.meta.ops.truncate import truncate
 from threefs.meta.ops.unlink import unlink
 from threefs.meta.ops.xattr import get_xattr, list_xattrs, remove_xattr, set_xattr
-from threefs.meta.sessions import prune
+from threefs.meta.sessions import end, prune
 from threefs.meta.space import Space
 from threefs.meta.users import Account, Accounts, Token, make_token
 from threefs.proto import meta_pb2 as pb
@@ -205,9 +205,13 @@ class MetaService:
 
     async def prune_sessions(self, message: pb.PruneSessionsRequest, request: Request) -> pb.PruneSessionsReply:
         async def work(ctx: Context) -> pb.PruneSessionsReply:
+            refs = [(InodeId(ref.inode), SessionId(ref.session)) for ref in message.sessions]
+            if message.settled:
+                await end(self._env, refs)
+                return pb.PruneSessionsReply(removed=len(refs))
             removed = 0
-            for ref in message.sessions:
-                removed += await prune(self._env, InodeId(ref.inode), SessionId(ref.session))
+            for inode, session in refs:
+                removed += await prune(self._env, inode, session)
             return pb.PruneSessionsReply(removed=removed)
 
         return await self._answer("prune_sessions", message.header, work)

@@ -487,12 +487,14 @@ class SessionRef(_message.Message):
     def __init__(self, inode: _Optional[int] = ..., session: _Optional[bytes] = ...) -> None: ...
 
 class PruneSessionsRequest(_message.Message):
-    __slots__ = ("header", "sessions")
+    __slots__ = ("header", "sessions", "settled")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
     header: Header
     sessions: _containers.RepeatedCompositeFieldContainer[SessionRef]
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., sessions: _Optional[_Iterable[_Union[SessionRef, _Mapping]]] = ...) -> None: ...
+    settled: bool
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., sessions: _Optional[_Iterable[_Union[SessionRef, _Mapping]]] = ..., settled: _Optional[bool] = ...) -> None: ...
 
 class PruneSessionsReply(_message.Message):
     __slots__ = ("removed",)

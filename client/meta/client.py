@@ -256,6 +256,12 @@ class MetaClient:
         request = pb.PruneSessionsRequest(header=self._header(None), sessions=refs)
         return (await self._caller.call(Meta.PRUNE_SESSIONS, request, attempt_s=STORAGE_ATTEMPT_S)).removed
 
+    async def end_sessions(self, sessions: Sequence[tuple[InodeId, SessionId]]) -> None:
+        """Ends sessions of files of which meta knows all: a close without a length, for many files at once."""
+        refs = [pb.SessionRef(inode=inode, session=session) for inode, session in sessions]
+        request = pb.PruneSessionsRequest(header=self._header(None), sessions=refs, settled=True)
+        await self._caller.call(Meta.PRUNE_SESSIONS, request)
+
     # --- the namespace ------------------------------------------------------------------------------------------
 
     async def mkdir(
