@@ -40,7 +40,7 @@ class FileOptions:
     read_ahead_bytes: int = 8 << 20  # fetched ahead of a sequential reader of an `OpenFile`; 0: nothing
 
 
-END_S = 0.02  # what sessions of closed files wait for others, to end with them in one request
+END_S = 0.1  # what sessions of closed files wait for others, to end with them in one request
 END_SESSIONS_MAX = 256  # in one request
 
 

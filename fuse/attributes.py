@@ -34,7 +34,7 @@ async def getattr(context: Context, request: Request) -> None:
         request.reply_attr(known[0], valid_s=known[1])
         return
     asked_s, changes = context.now(), directories.changes
-    inode = await context.meta.stat(number, user=context.user(request))
+    inode = await context.meta.stat(number, user=context.user(request), bare=True)
     directories.note(inode, asked_s=asked_s, changes=changes)
     request.reply_attr(context.seen(inode))
 

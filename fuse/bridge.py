@@ -222,6 +222,10 @@ class Bridge:
         number = lib.bridge_invalidate_inode(self._bridge, inode, -1, 0)
         assert number in (0, errno.ENOENT, errno.ENOSYS), f"invalidation of {inode:#x}: {os.strerror(number)}"
 
+    def note_settled(self, inode: int) -> None:
+        """No descriptor of the file is open, and all that was written is stored."""
+        lib.bridge_note_settled(self._bridge, inode)
+
     def unmount(self) -> None:
         """Takes the mount out of the tree; files that are open keep being served."""
         lib.bridge_unmount(self._bridge)

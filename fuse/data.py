@@ -95,6 +95,8 @@ async def release(context: Context, request: Request) -> None:
         await file.close(wait=False)
     except ThreefsError as exc:
         _log.error("closing inode %#x: %s", file.inode, exc)
+    if context.files.find(file.inode) is None:
+        context.bridge.note_settled(file.inode)
     request.reply_done()
 
 

@@ -98,7 +98,8 @@ class MetaService:
 
     async def stat(self, message: pb.StatRequest, request: Request) -> pb.InodeReply:
         async def work(ctx: Context) -> pb.InodeReply:
-            return pb.InodeReply(inode=inode_to_proto(await stat(ctx, _at(message.at), follow=message.follow)))
+            found = await stat(ctx, _at(message.at), follow=message.follow)
+            return pb.InodeReply(inode=inode_to_proto(found, bare=message.bare))
 
         return await self._answer("stat", message.header, work)
 

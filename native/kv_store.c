@@ -73,8 +73,10 @@ static void *commit_batches(void *argument) {
         store->batch = NULL;
         store->outcome = outcome;
         store->group = group;
+        pthread_mutex_unlock(&store->lock); /* whom the event wakes takes it */
         while (write(store->event_fd, &one, sizeof one) < 0 && errno == EINTR)
             ;
+        pthread_mutex_lock(&store->lock);
     }
     pthread_mutex_unlock(&store->lock);
     return NULL;

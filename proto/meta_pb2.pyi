@@ -94,14 +94,16 @@ class InodeReply(_message.Message):
     def __init__(self, inode: _Optional[_Union[Inode, _Mapping]] = ...) -> None: ...
 
 class StatRequest(_message.Message):
-    __slots__ = ("header", "at", "follow")
+    __slots__ = ("header", "at", "follow", "bare")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    BARE_FIELD_NUMBER: _ClassVar[int]
     header: Header
     at: At
     follow: bool
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., at: _Optional[_Union[At, _Mapping]] = ..., follow: _Optional[bool] = ...) -> None: ...
+    bare: bool
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., at: _Optional[_Union[At, _Mapping]] = ..., follow: _Optional[bool] = ..., bare: _Optional[bool] = ...) -> None: ...
 
 class BatchStatRequest(_message.Message):
     __slots__ = ("header", "items", "follow")

@@ -11,6 +11,7 @@ from threefs.common.errors import ThreefsError, Timeout, Unreachable, from_wire
 from threefs.common.net.frame import FrameDamaged, Header, Kind, unpack_error
 from threefs.common.net.frames import FrameProtocol
 from threefs.common.net.interface import Buffer, Reply, Scatter, Transport
+from threefs.common.net.limits import TimeLimits
 from threefs.native.buffers import buffer
 
 CONNECT_TIMEOUT_S = 2.0
@@ -26,7 +27,7 @@ class _Call:
         self.scatter = scatter
 
     def expire(self) -> None:
-        """Its time is over. (A timer for each call: `asyncio.timeout` costs three times as much.)"""
+        """Its time is over."""
         if not self.future.done():
             self.future.set_exception(TimeoutError())
 
@@ -38,6 +39,7 @@ class _Connection(FrameProtocol):
         super().__init__()
         self.calls: dict[int, _Call] = {}
         self._ids = itertools.count(1)
+        self._limits = TimeLimits()
         self._receiving = 0  # request id whose data is arriving
 
     def place(self, header: Header, body: bytes) -> Sequence[memoryview]:
@@ -71,30 +73,24 @@ class _Connection(FrameProtocol):
     ) -> Reply:
         """The reply; TimeoutError if none comes in time."""
         request_id = next(self._ids)
-        loop = asyncio.get_running_loop()
-        call = self.calls[request_id] = _Call(loop.create_future(), scatter)
-        timer = loop.call_later(timeout_s, call.expire)
+        call = self.calls[request_id] = _Call(asyncio.get_running_loop().create_future(), scatter)
+        limit = self._limits.start(timeout_s, call.expire)
+        timeout_ms = max(1, int(timeout_s * 1000))
         try:
-            await self._send_in_time(method, request_id, body, data, timeout_s)
+            if self.congested:
+                async with asyncio.timeout(timeout_s):
+                    await self.send(Kind.REQUEST, method, request_id, body, data, timeout_ms=timeout_ms)
+            else:
+                self.write(Kind.REQUEST, method, request_id, body, data, timeout_ms=timeout_ms)
             return await call.future
         finally:
-            timer.cancel()
+            self._limits.lift(limit)
             if self.calls.pop(request_id, None) is not None and self._receiving == request_id:
                 self.divert()  # the caller's buffers are its own again
             if not call.future.done():
                 call.future.cancel()
             elif not call.future.cancelled():
                 call.future.exception()  # taken note of: a broken connection is no news to a caller that has gone
-
-    async def _send_in_time(
-        self, method: int, request_id: int, body: bytes, data: Sequence[Buffer], timeout_s: float
-    ) -> None:
-        work = self.send(Kind.REQUEST, method, request_id, body, data, timeout_ms=max(1, int(timeout_s * 1000)))
-        if not self.congested:
-            await work  # which then waits for nothing
-            return
-        async with asyncio.timeout(timeout_s):
-            await work
 
 
 class FrameTransport(Transport):

@@ -51,7 +51,10 @@ class _Session(FrameProtocol):
             if self.running > IN_FLIGHT_MAX:
                 raise Throttled(f"more than {IN_FLIGHT_MAX} requests in flight from {self.peer}")
             reply = await handler(request)
-            await self.send(Kind.REPLY, header.method, header.request_id, reply.body, reply.data)
+            if self.congested:
+                await self.send(Kind.REPLY, header.method, header.request_id, reply.body, reply.data)
+            else:
+                self.write(Kind.REPLY, header.method, header.request_id, reply.body, reply.data)
         except ConnectionError:
             _log.debug("%s left before its answer to method %#06x", self.peer, header.method)
         except ThreefsError as exc:

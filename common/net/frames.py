@@ -181,11 +181,25 @@ class FrameProtocol(asyncio.BufferedProtocol):
         timeout_ms: int = 0,
         ticket: int = 0,
     ) -> None:
-        """Queues a frame; waits while the connection is congested. The data must stay unchanged until it is sent."""
+        """`write`, once the connection is not congested."""
+        while not self._writable.is_set():
+            await self._writable.wait()
+        self.write(kind, method, request_id, body, data, timeout_ms=timeout_ms, ticket=ticket)
+
+    def write(
+        self,
+        kind: Kind,
+        method: int,
+        request_id: int,
+        body: bytes,
+        data: Sequence[Buffer] = (),
+        *,
+        timeout_ms: int = 0,
+        ticket: int = 0,
+    ) -> None:
+        """Queues a frame, congested or not. The data must stay unchanged until it is sent."""
         sizes = sum(map(len, data)) if data else 0
         head = pack(kind, method, request_id, body, sizes, timeout_ms=timeout_ms, ticket=ticket)
-        if self.congested:
-            await self._writable.wait()
         if self.transport is None or self.transport.is_closing():
             raise ConnectionResetError(f"connection to {self.peer} is closed")
         if not data:
