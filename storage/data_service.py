@@ -7,6 +7,7 @@ at once, so that queues stay short and time-outs mean something.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from threefs.common.errors import Corrupt, ThreefsError, Throttled
 from threefs.common.ids import ChainId
@@ -21,6 +22,8 @@ from threefs.storage.reading import Reader
 from threefs.storage.replication import Replicator
 from threefs.storage.targets import RoutingView, TargetSet
 from threefs.storage.update import Op, op_from_request, to_reply
+
+CLIENT_KINDS: Final = (data_plane.KIND_WRITE, data_plane.KIND_EXTEND)  # what cuts or removes names what it has seen
 
 
 class DataService:
@@ -75,6 +78,8 @@ class DataService:
             items = data_plane.unpack_updates(request.body, len(request.data))
         except data_plane.Malformed as exc:
             raise Corrupt(f"from {request.peer}: {exc}") from exc
+        if from_client and any(item.flags or item.kind not in CLIENT_KINDS for item in items):
+            raise Corrupt(f"from {request.peer}: a client's updates write or extend, and have no flags")
         await self._catch_up(items)
         ops, answers = self._take(items, request.data)
         await self._replicator.carry_out(ops, from_client=from_client)

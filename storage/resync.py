@@ -172,18 +172,16 @@ class Resyncer:
     ) -> None:
         ops: list[Op] = []
         requests: list[UpdateRequest] = []
-        try:
-            for meta, content in zip(metas, data, strict=True):
-                op = self._replicator.own_op(target, place.chain.id, meta, kind)
-                ops.append(op)
-                op.version, op.length, op.crc, op.whole = meta.committed, meta.length, meta.crc32c, True
-                if kind is UpdateKind.REMOVE:
-                    op.version = ChunkVersion(meta.committed + 1)
-                requests.append(op.to_request(place, content if kind is UpdateKind.REPLACE else None))
-            await self._forwarder.deliver(self._address(place), ops, requests, data)
-        finally:
-            for op in ops:
-                self._replicator.tickets.give_back(op.ticket)
+        for meta, content in zip(metas, data, strict=True):
+            op = self._replicator.own_op(target, place.chain.id, meta, kind)
+            ops.append(op)
+            op.version, op.length, op.crc, op.whole = meta.committed, meta.length, meta.crc32c, True
+            if kind is UpdateKind.REMOVE:
+                op.version = ChunkVersion(meta.committed + 1)
+            else:
+                op.ticket = meta.ticket
+            requests.append(op.to_request(place, content if kind is UpdateKind.REPLACE else None))
+        await self._forwarder.deliver(self._address(place), ops, requests, data)
         for op in ops:
             if not op.tail_version:
                 raise op.error or Timeout(f"chunk {op.chunk} did not reach target {place.successor}")
@@ -191,16 +189,15 @@ class Resyncer:
     async def _finish(self, target: LocalTarget, place: Place) -> None:
         channels = [
             pb.ChannelRecord(
-                client=record.key[0],
-                channel=record.key[1],
-                sequence=record.sequence,
-                version=record.outcome.version,
-                chain_version=record.outcome.chain_version,
-                length=record.outcome.length,
-                crc32c=record.outcome.crc32c,
+                client=ticket.client,
+                channel=ticket.channel,
+                sequence=ticket.sequence,
+                version=outcome.version,
+                chain_version=outcome.chain_version,
+                length=outcome.length,
+                crc32c=outcome.crc32c,
             )
-            for record in target.channels.export()
-            if record.outcome is not None
+            for ticket, outcome in target.channels.export()
         ]
         request = pb.SyncDoneRequest(at=_at(place), channels=channels)
         timeout_s = self._config.attempt_timeout_s

@@ -113,14 +113,14 @@ class StorageServer:
         runtime, transport, routing, targets = self._runtime, self._transport, self.routing, self.targets
         forwarder = Forwarder(runtime, transport, routing, targets, self.config)
         fetcher = Fetcher(transport, routing, timeout_s=self.config.attempt_timeout_s)
-        self._replicator = Replicator(runtime, targets, forwarder, fetcher, is_fenced=self._is_fenced)
+        self._replicator = Replicator(targets, forwarder, fetcher, is_fenced=self._is_fenced)
         repairer = Repairer(runtime, transport, routing, targets, self._replicator)
         self._resyncer = Resyncer(
             runtime, transport, routing, targets, self._replicator, forwarder, repairer, self.config
         )
         reader = Reader(targets, is_fenced=self._is_fenced, on_damage=repairer.report)
         data = DataService(runtime, routing, targets, reader, self._replicator, self.config)
-        control = StorageService(routing, targets, self._replicator, repairer)
+        control = StorageService(runtime, routing, targets, self._replicator, repairer, is_fenced=self._is_fenced)
         handlers = {**self._handlers, **data.handlers(), **bind(control, Storage)}
         self._server = self._carrier.server(self.config.listen, handlers)
 
