@@ -41,6 +41,10 @@ class FileOptions:
     read_ahead_bytes: int = 8 << 20  # fetched ahead of a sequential reader of an `OpenFile`; 0: nothing
 
 
+END_S = 0.1  # what sessions of closed files wait for others, to end with them in one request
+END_SESSIONS_MAX = 256  # in one request
+
+
 class FileTable:
     """Safe for use by one event loop. `start` begins the background work; files work without it, but unasked
     nothing is written back."""
@@ -63,6 +67,8 @@ class FileTable:
         self._inodes: dict[InodeId, OpenInode] = {}
         self._unpinned: dict[OpenFile, None] = {}
         self._left_open: dict[SessionId, InodeId] = {}  # their descriptors are gone, but meta has not answered
+        self._closed: list[tuple[InodeId, SessionId]] = []  # sessions that are to end
+        self._ending: asyncio.Task[None] | None = None
         self._next_report_s = runtime.now() + self.options.report_s
 
     def start(self) -> None:
@@ -149,6 +155,27 @@ class FileTable:
             del self._inodes[InodeId(state.id)]
 
     # --- background ---------------------------------------------------------------------------------------------
+
+    def end_soon(self, inode: InodeId, session: SessionId) -> None:
+        """Ends a session of which nobody waits for the end, together with others: one commit for many files."""
+        self._closed.append((inode, session))
+        if self._ending is None or self._ending.done():
+            self._ending = self.runtime.spawn(self._end_sessions(), name="end sessions")
+
+    async def _end_sessions(self) -> None:
+        await self.runtime.sleep(END_S)
+        while self._closed:
+            page, self._closed = self._closed[:END_SESSIONS_MAX], self._closed[END_SESSIONS_MAX:]
+            try:
+                await self.meta.end_sessions(page)
+            except ThreefsError:
+                for inode, session in page:
+                    self.close_later(inode, session)
+
+    async def end_sessions(self) -> None:
+        """Returns when the sessions of all files that were closed are at their end."""
+        if self._ending is not None:
+            await self._ending
 
     async def flush_all(self) -> None:
         """Everything to storage and meta; errors are logged. For the end of a process."""
@@ -283,8 +310,11 @@ class OpenFile:
                 self._lapsed = False
                 self._table.note_session(self, open=True, session=self._session is not None)
 
-    async def close(self) -> None:
-        """Syncs and ends the session. Idempotent; the descriptor is closed even if this raises."""
+    async def close(self, *, wait: bool = True) -> None:
+        """Syncs and ends the session. Idempotent; the descriptor is closed even if this raises.
+
+        `wait` False: the session may end a moment later, if meta has been told of everything that was written.
+        """
         if not self._open:
             return
         self._open = False
@@ -296,15 +326,18 @@ class OpenFile:
                 await state.sync()
         finally:
             try:
-                await self._end_session()
+                await self._end_session(wait=wait)
             finally:
                 state.opens -= 1
                 self._table.note_session(self, open=False, session=False)
                 self._table.forget(state)
 
-    async def _end_session(self) -> None:
+    async def _end_session(self, *, wait: bool = True) -> None:
         session, self._session = self._session, None
         if session is None:
+            return
+        if not wait and not self.state.dirty:
+            self._table.end_soon(self.inode, session)
             return
         hint = self.state.hint()
         try:

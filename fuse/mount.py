@@ -22,6 +22,7 @@ from threefs.fuse.bridge import BATCH, INTERRUPT, OPERATIONS, Bridge, BridgeOpti
 from threefs.fuse.config import MountConfig
 from threefs.fuse.context import Context, Operation
 from threefs.fuse.credentials import CredentialsCache, is_being_killed
+from threefs.fuse.parents import KnownDirectories
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +69,11 @@ _NEVER_BROKEN_OFF: Final = frozenset(
     {_NUMBERS["open"], _NUMBERS["create"]}
 )  # whoever ends them leaves a session behind
 KILL_CHECK_S: Final = 0.1  # between looks at a process that was sent a signal
+_CHANGES_DIRECTORIES: Final = frozenset(
+    number
+    for number, name in OPERATIONS.items()
+    if name in ("mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "setxattr", "removexattr")
+)
 DRAIN_S_MAX: Final = 10.0  # a clean end waits so long for requests that are being worked on
 
 
@@ -97,7 +103,15 @@ class Mount:
         """Mounts and begins to serve. UserError names what is wrong with the mount point."""
         path = mountpoint.prepare(self._config.mountpoint)
         self._bridge = Bridge(path, self._options(fs_name))
-        self._context = Context(self._meta, self._files, self._credentials, self._bridge, BLOCK_BYTES_MAX)
+        self._context = Context(
+            self._meta,
+            self._files,
+            self._credentials,
+            self._bridge,
+            BLOCK_BYTES_MAX,
+            self._runtime.now,
+            KnownDirectories(self._runtime.now, self._config.cache.attr_s),
+        )
         self.path = path
         metrics.IN_FLIGHT.set_function(lambda: len(self._running))
         metrics.OPEN_FILES.set_function(lambda: len(self._context.open_files))
@@ -118,6 +132,7 @@ class Mount:
             except ThreefsError as exc:
                 _log.error("inode %#x: data written lately is lost: %s", file.inode, exc)
         self._context.open_files.clear()
+        await self._files.end_sessions()
         self._bridge.destroy()
 
     async def _finish(self, timeout_s: float) -> None:
@@ -165,6 +180,7 @@ class Mount:
 
     async def _serve(self, request: Request) -> None:
         number, operation = request.id, request.operation
+        changed = (request.raw.ino, request.raw.ino_out) if operation in _CHANGES_DIRECTORIES else ()
         try:
             await _BY_NUMBER[operation](self._context, request)
         except asyncio.CancelledError:
@@ -179,6 +195,8 @@ class Mount:
             _log.exception("%s failed; this is a bug", OPERATIONS[operation])
             self._answer_error(request, operation, errno.EIO)
         finally:
+            if changed:
+                self._context.directories.forget(*changed)
             if not request.answered:
                 _log.error("%s was not answered; this is a bug", OPERATIONS[operation])
                 request.reply_error(errno.EIO)

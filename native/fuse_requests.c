@@ -229,6 +229,7 @@ static void on_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
 	struct bridge_request *request = begin(req, BRIDGE_WRITE, ino, NULL, NULL);
 	if (!request)
 		return;
+	bridge_note_changed(fuse_req_userdata(req), ino);
 	request->fh = file->fh;
 	request->size = size;
 	request->offset = offset;
@@ -247,6 +248,10 @@ static void on_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
 
 static void on_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *file)
 {
+	if (!bridge_is_changed(fuse_req_userdata(req), ino)) {
+		fuse_reply_err(req, 0);
+		return;
+	}
 	submit_handle(req, BRIDGE_FLUSH, ino, file, 0);
 }
 
@@ -363,6 +368,7 @@ static void on_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset,
 	struct bridge_request *request = begin(req, BRIDGE_FALLOCATE, ino, NULL, NULL);
 	if (!request)
 		return;
+	bridge_note_changed(fuse_req_userdata(req), ino);
 	request->fh = file->fh;
 	request->flags = (uint32_t)mode;
 	request->offset = offset;
@@ -388,6 +394,7 @@ static void on_copy_file_range(fuse_req_t req, fuse_ino_t ino, off_t offset, str
 	struct bridge_request *request = begin(req, BRIDGE_COPY_FILE_RANGE, ino, NULL, NULL);
 	if (!request)
 		return;
+	bridge_note_changed(fuse_req_userdata(req), ino_out);
 	request->fh = file->fh;
 	request->offset = offset;
 	request->ino_out = ino_out;
