@@ -38,3 +38,6 @@ class TaskFailed(RequestError):
 
 class JobCancelled(RequestError):
     """The run was interrupted before its end; finished results are kept and reused by the next run."""
+
+
+SMALLPOND_ERRORS = (PlanError, InfeasibleTask, QueryError, UserCodeError, TaskFailed, JobCancelled)

@@ -33,6 +33,13 @@ class Failure:
 
 def dumps(value: object, what: str = "the result") -> bytes:
     try:
+        return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)  # three times as fast, where it can
+    except Exception:
+        return _dumps_by_value(value, what)
+
+
+def _dumps_by_value(value: object, what: str) -> bytes:
+    try:
         return bytes(cloudpickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL))
     except Exception as exc:
         raise UserCodeError(

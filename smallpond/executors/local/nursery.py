@@ -17,7 +17,14 @@ from collections.abc import Iterable
 
 from threefs.smallpond.executors.local import channel
 
-PRELOAD = ("pyarrow", "pyarrow.parquet", "pyarrow.compute", "duckdb", "cloudpickle", "threefs.smallpond.execution.program")
+PRELOAD = (
+    "pyarrow",
+    "pyarrow.parquet",
+    "pyarrow.compute",
+    "duckdb",
+    "cloudpickle",
+    "threefs.smallpond.execution.program",
+)
 
 
 def _preload(names: Iterable[str]) -> None:
