@@ -26,11 +26,10 @@ from threefs.workloads.graysort.files import (
     record_count,
     write_at,
 )
-from threefs.workloads.graysort.records import KEY_BYTES, RECORD_BYTES
+from threefs.workloads.graysort.records import RECORD_BYTES
 from threefs.workloads.graysort.runs import FileRuns, MemoryRuns, Runs
+from threefs.workloads.graysort.splitters import SAMPLES_PER_RANGE, sample, splitters_of
 
-SAMPLES_PER_PARTITION = 256  # ranges stay within about ± 20 % of the mean
-_SAMPLED_PIECES = 16
 _SORT_FACTOR = 2.4  # memory that sorting a range takes, in sizes of it: the range, its sorted form, its keys twice
 
 
@@ -50,6 +49,7 @@ def sort_file(
     *,
     memory_bytes: int = 1 << 30,
     workers: int = 2,
+    sync: bool = True,
     progress: Progress = no_progress,
 ) -> SortTimes:
     """Sorts `source` into `target` and syncs it. On failure the target is incomplete and run files are removed."""
@@ -58,12 +58,13 @@ def sort_file(
     count = max(1, -(-size // range_bytes(memory_bytes, workers)))
     began = time.monotonic()
     with opened(source, os.O_RDONLY) as descriptor, _runs(target, count, spilled) as runs:
-        splitters = sample_splitters(descriptor, size, count)
+        splitters = splitters_of(sample(source, SAMPLES_PER_RANGE * (count - 1)), count)
         sizes = _partition(descriptor, size, splitters, runs, workers, progress)
         partitioned = time.monotonic()
         with opened(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as out:
             _sort(out, sizes, runs, workers, progress)
-            os.fsync(out)
+            if sync:
+                os.fsync(out)
     return SortTimes(partitioned - began, time.monotonic() - partitioned, count, spilled)
 
 
@@ -82,20 +83,6 @@ def _runs(target: Path, count: int, spilled: bool) -> Iterator[Runs]:
         yield runs
     finally:
         runs.remove()
-
-
-def sample_splitters(descriptor: int, size: int, partitions: int) -> bytes:
-    """partitions - 1 sorted keys that cut the file's keys into about equal ranges, from samples spread over it."""
-    wanted = SAMPLES_PER_PARTITION * partitions
-    per_piece = -(-wanted // _SAMPLED_PIECES)
-    stretch = min(per_piece * RECORD_BYTES, size)
-    keys: list[bytes] = []
-    for number in range(_SAMPLED_PIECES if partitions > 1 else 0):
-        offset = (size - stretch) // RECORD_BYTES * number // max(1, _SAMPLED_PIECES - 1) * RECORD_BYTES
-        found = read_at(descriptor, offset, stretch)
-        keys += [bytes(found[at : at + KEY_BYTES]) for at in range(0, len(found), RECORD_BYTES)]
-    keys.sort()
-    return b"".join(keys[len(keys) * number // partitions] for number in range(1, partitions))
 
 
 def _partition(descriptor: int, size: int, splitters: bytes, runs: Runs, workers: int, progress: Progress) -> list[int]:
