@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final
 
 KB: Final = 1 << 10
@@ -25,4 +26,4 @@ def split_evenly(count: int, parts: int) -> list[tuple[int, int]]:
     assert parts > 0, parts
     base, extra = divmod(count, parts)
     bounds = [index * base + min(index, extra) for index in range(parts + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(pairwise(bounds))

@@ -6,7 +6,7 @@ what it computed once, it and every frame made from it read again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
@@ -248,7 +248,7 @@ class DataFrame:
 
     def agg(self, *expressions: str, **named: str) -> DataFrame:
         """One row: aggregates over all rows."""
-        return GroupedFrame(self, ()).agg(*expressions, **named)
+        return GroupedFrame(self, ()).aggregate(expressions, named)
 
     def distinct(self, *columns: str, npartitions: int | None = None, **kwargs: Any) -> DataFrame:
         """Each combination once, over all partitions; of these columns, or of all."""
@@ -307,7 +307,7 @@ class DataFrame:
         return self.plan.num_partitions
 
     def explain(self, analyze: bool = False) -> str:
-        """The plan as written, as optimised and as it runs; with `analyze` it is run, and every step says what it took."""
+        """The plan as written, as optimised and as it runs; with `analyze` it is run and says what each step took."""
         return self.session.explain(self.plan, analyze)
 
     def show(self, limit: int = 20) -> None:
@@ -352,7 +352,8 @@ class DataFrame:
         return merge_datasets(datasets).to_arrow_table() if datasets else pa.table({})
 
     def to_pandas(self) -> pd.DataFrame:
-        return self.to_arrow().to_pandas()
+        frame: pd.DataFrame = self.to_arrow().to_pandas()
+        return frame
 
     def to_polars(self) -> Any:
         import polars
@@ -419,6 +420,11 @@ class GroupedFrame:
 
     def agg(self, *expressions: str, npartitions: int | None = None, **named: str) -> DataFrame:
         """Aggregates as SQL (`"sum(v) AS total"`), or by name (`total="sum(v)"`)."""
+        return self.aggregate(expressions, named, npartitions)
+
+    def aggregate(
+        self, expressions: Sequence[str], named: Mapping[str, str], npartitions: int | None = None
+    ) -> DataFrame:
         chosen = aggregate_list(expressions, named)
         frame = self._frame
         parts = frame.plan.num_partitions

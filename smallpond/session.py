@@ -1,7 +1,7 @@
 """The session: makes data frames, and runs their plans on an executor.
 
-Owns the job's folder, the executor and the store of results. One rule: a session that ends well leaves nothing behind but
-the outputs that were asked for and the reusable results; one that fails leaves everything for a look.
+Owns the job's folder, the executor and the store of results. One rule: a session that ends well leaves nothing behind
+but the outputs that were asked for and the reusable results; one that fails leaves everything for a look.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The engines that run queries inside a task: DuckDB, Arrow, Polars. Each is imported by the first task that needs it."""
+"""The engines that run queries inside a task. Each is imported by the first task that needs it."""

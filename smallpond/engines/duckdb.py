@@ -129,6 +129,14 @@ def do(connection: Connection, statement: str) -> None:
     connection.complete()
 
 
+def first_row(connection: Connection, query: str) -> tuple[Any, ...]:
+    """The first row of a query that has one."""
+    with errors_of(query):
+        found: Any = connection.sql(query)
+        row: tuple[Any, ...] = found.fetchone()
+    return row
+
+
 @contextmanager
 def errors_of(query: str, what: str = "") -> Iterator[None]:
     """Turn an engine's errors into a QueryError that shows the query."""

@@ -200,8 +200,7 @@ def _is_transparent(value: Any) -> bool:
     cls = type(value)
     return (
         hasattr(value, "__dict__")
-        and cls.__reduce__ is object.__reduce__
-        and cls.__reduce_ex__ is object.__reduce_ex__
+        and not any(vars(base).keys() & {"__reduce__", "__reduce_ex__"} for base in cls.__mro__[:-1])
         and "__getstate__" not in vars(cls)
     )
 

@@ -1,6 +1,6 @@
 """A job: its folder, its executor and scheduler (both made when the first plan runs), and its runs.
 
-Sessions and drivers share it. A run is: optimise, plan, schedule, and for sinks make sure that a failure leaves nothing.
+Sessions and drivers share it. A run is: optimise, plan, schedule; sinks that fail leave nothing behind.
 """
 
 from __future__ import annotations

@@ -199,8 +199,9 @@ class Planner:
             found = [(positions[project(partition, names)],) for partition in partitions]
         except KeyError:
             raise PlanError(
-                f"{node} (made at {node.location}): the inputs are partitioned differently: {_describe(partitions)} and "
-                f"{_describe(output.partitions)}; repartition them alike, or give one of them a single partition"
+                f"{node} (made at {node.location}): the inputs are partitioned differently: "
+                f"{_describe(partitions)} and {_describe(output.partitions)}; "
+                "repartition them alike, or give one of them a single partition"
             ) from None
         if len(positions) > 1 and len(set(found)) != len(positions):
             raise PlanError(
@@ -252,7 +253,8 @@ class Planner:
     def _nested(self, node: PartitionNode, outer: Partition, index: int) -> Partition:
         if node.dimension in dimensions(outer):
             raise PlanError(
-                f"{node} (made at {node.location}): dimension {node.dimension} exists already; nested partitions need a new name"
+                f"{node} (made at {node.location}): dimension {node.dimension} exists already; "
+                "nested partitions need a new name"
             )
         return extend(outer, PartitionInfo(index, node.npartitions, node.dimension))
 

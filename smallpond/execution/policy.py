@@ -14,7 +14,12 @@ from threefs.smallpond.executors.payload import Failure
 
 # Failures that a second try meets again: the program or the data is wrong. What the outside caused is tried again.
 _FINAL_NAMES = frozenset(
-    ["SyntaxError", "NameError", "ImportError", "ModuleNotFoundError", "AttributeError", "TypeError", "KeyError", "IndexError", "AssertionError", "ZeroDivisionError", "ValueError", "ArrowInvalid", "ArrowTypeError", "ArrowKeyError", "ArrowNotImplementedError", "UserError", "NotImplementedError", "UnicodeDecodeError", "UnboundLocalError", "FileNotFoundError", "PermissionError"]
+    {
+        *("SyntaxError", "NameError", "UnboundLocalError", "ImportError", "ModuleNotFoundError", "AttributeError"),
+        *("TypeError", "ValueError", "KeyError", "IndexError", "AssertionError", "ZeroDivisionError"),
+        *("NotImplementedError", "UnicodeDecodeError", "UserError", "FileNotFoundError", "PermissionError"),
+        *("ArrowInvalid", "ArrowTypeError", "ArrowKeyError", "ArrowNotImplementedError"),
+    }
 )
 
 

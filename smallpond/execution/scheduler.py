@@ -1,7 +1,7 @@
 """The scheduler: walks a physical plan with an executor, and survives what happens to tasks.
 
 One thread, the caller's: it sends bundles of ready tasks, sleeps until an outcome arrives, and follows it up. Later
-stages go first, so that results are used while they are warm. State is per stage in `_StageRun`; what is in flight is in
+stages go first, so that results are used while they are warm. State is per stage in `_StageRun`; what was sent is in
 `_flights`. One rule: every task that is needed ends up with exactly one result, or the run raises.
 """
 
@@ -206,12 +206,12 @@ class Scheduler:
 
     def _dispatch(self) -> None:
         """Keep every core busy and a bundle queued behind it; driver stages run here and now."""
+        for run in self._runs:  # in order: one may make the next one ready
+            while run.stage.kind == "driver" and run.ready:
+                self._run_here(run, run.ready.popleft())
         slots = self._slots()
         for run in reversed(self._runs):
             while run.ready:
-                if run.stage.kind == "driver":
-                    self._run_here(run, run.ready.popleft())
-                    continue
                 if len(self._flights) >= 2 * slots:
                     return
                 if not self._feasible(run, run.ready[0]):
@@ -238,8 +238,8 @@ class Scheduler:
             return False
         shown = "; ".join(f"{host.name} has {host.total}" for host in hosts) or "there is no host"
         raise InfeasibleTask(
-            f"{run.stage.title} (made at {run.stage.node.location}) asks for {request}, and no host can give it: {shown}. "
-            "Lower cpu_limit, gpu_limit or memory_limit, or add a larger host"
+            f"{run.stage.title} (made at {run.stage.node.location}) asks for {request}, and no host can give it: "
+            f"{shown}. Lower cpu_limit, gpu_limit or memory_limit, or add a larger host"
         )
 
     def _submit(self, run: _StageRun, tasks: list[int]) -> None:
@@ -360,8 +360,8 @@ class Scheduler:
                 continue
             run.losses[task] += 1
             if run.losses[task] >= self._retry.losses_max:
-                words = f"its worker was lost {run.losses[task]} times: {outcome.detail}"
-                raise self._final(run, task, Failure(None, "WorkerLost", words, ""))
+                lost = f"its worker was lost {run.losses[task]} times: {outcome.detail}"
+                raise self._final(run, task, Failure(None, "WorkerLost", lost, ""))
             self._again(run, task)
 
     def _again(self, run: _StageRun, task: int) -> None:
@@ -380,7 +380,8 @@ class Scheduler:
         if failure.type_name in ("MemoryError", "ArrowMemoryError", "OutOfMemoryException"):
             advice = "; use more partitions, or raise memory_limit"
         error = TaskFailed(
-            f"{where} failed for good after {run.attempts[task]} attempts: {failure.type_name}: {failure.message}{advice}"
+            f"{where} failed for good after {run.attempts[task]} attempts: "
+            f"{failure.type_name}: {failure.message}{advice}"
         )
         error.__cause__ = exc
         if exc is None and failure.trace:

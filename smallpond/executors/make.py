@@ -17,7 +17,7 @@ FACTORIES = {
 
 
 def make_executor(name: str, context: Any, config: Any) -> Executor:
-    """`create(context, config)` of the executor's module. `context` is the job's RuntimeContext, `config` the SessionConfig."""
+    """What `create(context, config)` of the executor's module makes of the RuntimeContext and the SessionConfig."""
     if name not in FACTORIES:
         raise PlanError(f"there is no executor {name!r}: choose from {', '.join(FACTORIES)}")
     module = import_module(FACTORIES[name])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
 from threefs.smallpond.common import DATA_PARTITION_COLUMN_NAME, TOPLEVEL_DIMENSION
 
 
-class PartitionInfo(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PartitionInfo:
     """Partition `index` of `npartitions` along `dimension`."""
 
     index: int = 0
@@ -17,6 +19,9 @@ class PartitionInfo(NamedTuple):
 
     toplevel_dimension: ClassVar[str] = TOPLEVEL_DIMENSION
     default_dimension: ClassVar[str] = DATA_PARTITION_COLUMN_NAME
+
+    def __lt__(self, other: PartitionInfo) -> bool:
+        return (self.dimension, self.index) < (other.dimension, other.index)
 
     def __str__(self) -> str:
         return f"{self.dimension}[{self.index}/{self.npartitions}]"

@@ -59,7 +59,7 @@ def _of_dataset(dataset: DataSet | None) -> pa.Schema | None:
 def _of_query(node: SqlEngineNode, inputs: list[pa.Schema | None]) -> pa.Schema | None:
     if len(node.sql_queries) > 1 or node.udfs or any(schema is None for schema in inputs):
         return None
-    with empty_inputs(inputs, node.input_names) as (connection, names):
+    with empty_inputs(inputs, node.input_names) as (connection, _):
         query = render_for_planning(node, node.sql_queries[0])
         with engine.errors_of(query, f"the query of {node.name} made at {node.location}"):
             try:

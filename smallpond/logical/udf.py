@@ -128,6 +128,7 @@ class UDFContext(ABC):
 
     def unbind(self, conn: Any) -> None:
         """What a module or an extension adds stays: it is the same for every task that names it."""
+        return
 
 
 class PythonUDFContext(UDFContext):

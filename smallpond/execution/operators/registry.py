@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from threefs.smallpond.errors import TaskFailed
 from threefs.smallpond.execution.operators import compute, deal_out, project, sink, sql, stream
@@ -20,7 +20,7 @@ from threefs.smallpond.logical.node import (
     SqlEngineNode,
 )
 
-_OPERATORS = (
+_OPERATORS: tuple[tuple[type[Node], Callable[..., Result]], ...] = (
     (SqlEngineNode, sql.run),
     (ArrowStreamNode, stream.run),
     (ArrowComputeNode, compute.run),
@@ -35,6 +35,5 @@ def run_operator(node: Node, role: str, context: TaskContext, inputs: Sequence[D
     """The task's data set, and its rows where they were counted on the way."""
     for family, operator in _OPERATORS:
         if isinstance(node, family):
-            found: Result = operator(node, role, context, inputs)  # type: ignore[operator]
-            return found
+            return operator(node, role, context, inputs)
     raise TaskFailed(f"{node} is of no family that can be run")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import duckdb
 import pyarrow as pa
 
-from threefs.smallpond.common import DEFAULT_BATCH_SIZE, MB, TOPLEVEL_DIMENSION
+from threefs.smallpond.common import DEFAULT_BATCH_SIZE, INLINE_BYTES_MAX, MB, TOPLEVEL_DIMENSION
 from threefs.smallpond.engines import duckdb as engine
 from threefs.smallpond.errors import QueryError
 from threefs.smallpond.execution.operators.output import Result, keep
@@ -54,10 +54,9 @@ def relation(
         with errors(node, context, queries[-1]):
             for query in queries[:-1]:
                 engine.do(connection, query)
-            found = connection.sql(queries[-1])
-            if found is None:  # a statement without rows: what is kept has a row of nothing
-                found = connection.sql("SELECT true AS done")
-            yield found
+            found: duckdb.DuckDBPyRelation | None = connection.sql(queries[-1])
+            # A statement without rows leaves a row that says so.
+            yield connection.sql("SELECT true AS done") if found is None else found
 
 
 def session(node: SqlEngineNode, context: TaskContext) -> engine.SessionManager:
@@ -67,7 +66,7 @@ def session(node: SqlEngineNode, context: TaskContext) -> engine.SessionManager:
             memory_bytes=int(context.memory_limit * node.memory_overcommit_ratio),
             temp_directory=spill_directory(context),
         ),
-        seed=(context.seed % 1_000_003) / 1_000_003,
+        seed=(context.seed % 1_000_003) / 1_000_003 if any("random" in q.lower() for q in node.sql_queries) else None,
     )
 
 
@@ -89,7 +88,12 @@ def views(connection: engine.Connection, node: SqlEngineNode, inputs: Sequence[D
         yield
     finally:
         for name, item in reversed(made):
-            item.drop_view(connection, name)
+            if not _is_tiny(item):  # registering costs as much as dropping: the next task replaces it anyway
+                item.drop_view(connection, name)
+
+
+def _is_tiny(item: DataSet) -> bool:
+    return isinstance(item, ArrowTableDataSet) and item.table.nbytes <= INLINE_BYTES_MAX
 
 
 @contextmanager

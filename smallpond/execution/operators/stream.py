@@ -136,7 +136,7 @@ def run(node: ArrowStreamNode, role: str, context: TaskContext, inputs: Sequence
 def _process(node: ArrowStreamNode, context: TaskContext, readers: list[CountedReader]) -> Iterable[Any]:
     if isinstance(node, (ArrowBatchNode, PandasBatchNode)):
         return _by_batch(node, context, readers)
-    return node.process(context, readers)  # type: ignore[arg-type]
+    return node.process(context, readers)
 
 
 def _by_batch(

@@ -93,7 +93,8 @@ class DataSet(ABC):
         return pa.RecordBatchReader.from_batches(table.schema, table.to_batches(max_chunksize=batch_size))
 
     def to_pandas(self) -> pd.DataFrame:
-        return self.to_arrow_table().to_pandas()
+        frame: pd.DataFrame = self.to_arrow_table().to_pandas()
+        return frame
 
     def schema(self) -> pa.Schema:
         """Names and Arrow types of the columns, without reading the rows."""
@@ -176,7 +177,7 @@ class FilesDataSet(DataSet):
         return twin
 
     def partition_by_files(self, npartition: int, random_shuffle: bool = False) -> list[DataSet]:
-        """Contiguous runs of the sorted files (or of a shuffled order); more parts than files leaves typed empty ones."""
+        """Contiguous runs of the sorted (or shuffled) files; more parts than files leaves typed empty ones."""
         files = list(self.resolved_paths)
         if random_shuffle:
             random.Random(len(files)).shuffle(files)

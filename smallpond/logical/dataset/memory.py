@@ -1,4 +1,4 @@
-"""Tables in memory: rows that travel inside the descriptor. Small results, `from_items`, `from_arrow`, `from_pandas`."""
+"""Tables in memory: rows that travel inside the descriptor. Small results, and what the user hands in."""
 
 from __future__ import annotations
 

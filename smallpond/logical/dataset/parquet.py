@@ -136,9 +136,7 @@ class ParquetDataSet(FilesDataSet):
     def sql_query_fragment(self, filesystem: object = None, conn: engine.Connection | None = None) -> str:
         whole = [item.path for item in self._ranges if item.whole] if self._ranges is not None else self.resolved_paths
         parts = [self._select(whole)] if whole else []
-        for item in self._ranges or []:
-            if not item.whole:
-                parts.append(self._select([item.path], item))
+        parts += [self._select([item.path], item) for item in self._ranges or [] if not item.whole]
         if not parts:
             return f"{self._select([self._sample()])} LIMIT 0"
         return parts[0] if len(parts) == 1 else " UNION ALL BY NAME ".join(parts)

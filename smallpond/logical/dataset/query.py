@@ -21,8 +21,7 @@ class SqlQueryDataSet(DataSet):
     @property
     def num_rows(self) -> int:
         with engine.scratch() as connection:
-            row = connection.sql(f"SELECT count(*) FROM ({self.sql_query_fragment(conn=connection)})").fetchone()
-        assert row is not None
+            row = engine.first_row(connection, f"SELECT count(*) FROM ({self.sql_query_fragment(conn=connection)})")
         return int(row[0])
 
     def fingerprint(self) -> str:

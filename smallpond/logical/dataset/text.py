@@ -21,8 +21,7 @@ class TextDataSet(FilesDataSet):
             return 0
         with engine.scratch() as connection:
             engine.register_filesystem_of(connection, self.resolved_paths[0])
-            row = connection.sql(f"SELECT count(*) FROM ({self.sql_query_fragment()})").fetchone()
-        assert row is not None
+            row = engine.first_row(connection, f"SELECT count(*) FROM ({self.sql_query_fragment()})")
         return int(row[0])
 
     def _reading(self) -> object:

@@ -1,8 +1,8 @@
 """What all nodes share: identity, inputs, limits, and the line of the user's program that made them.
 
-A node describes; it computes nothing in the driver. It travels to workers without its inputs and context (`__getstate__`),
-so that a task is as small as its own step. One rule: `VOLATILE` names what does not change the rows; everything else a
-node holds is part of the address under which its results are kept.
+A node describes; it computes nothing in the driver. It travels to workers without its inputs and context, so that a
+task is as small as its own step. One rule: `VOLATILE` names what does not change the rows; everything else a node holds
+is part of the address under which its results are kept.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PythonScriptNode(Node):
-    """`process(runtime_ctx, input_datasets, output_path) -> bool` writes files under `output_path`; they are the result."""
+    """`process(runtime_ctx, input_datasets, output_path) -> bool`: the files that it writes there are the result."""
 
     runs_user_code = True
 
@@ -103,7 +103,8 @@ class PandasComputeNode(ArrowComputeNode):
     """`process(runtime_ctx, input_dfs) -> frame`, once a partition."""
 
     def process(self, runtime_ctx: Any, input_dfs: list[pd.DataFrame]) -> pd.DataFrame:
-        return _given(self)(runtime_ctx, input_dfs)
+        frame: pd.DataFrame = _given(self)(runtime_ctx, input_dfs)
+        return frame
 
 
 def _given(node: Any) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ class SqlEngineNode(ParquetOutputNode):
     """`sql_query` reads its inputs as `{0}`, `{1}` …; of several queries only the last one's rows are kept.
 
     `input_names` makes inputs known by name too. Spilling to disk is on: `enable_temp_directory` is accepted for
-    programs that pass it. `batched_processing` runs the query over slices of the first input, each as large as half of the memory.
+    programs that pass it. `batched_processing` runs the query over slices of the input, as large as half of the memory.
     """
 
     VOLATILE = ParquetOutputNode.VOLATILE | {"per_thread_output", "cpu_overcommit_ratio", "memory_overcommit_ratio"}

@@ -89,5 +89,6 @@ class ArrowBatchNode(ArrowStreamNode):
 class PandasBatchNode(ArrowStreamNode):
     """`process(runtime_ctx, [frame of each input]) -> frame`, batch by batch."""
 
-    def process(self, runtime_ctx: Any, input_dfs: list[pd.DataFrame]) -> pd.DataFrame:  # type: ignore[override]
-        return _given(self)(runtime_ctx, input_dfs)
+    def process(self, runtime_ctx: Any, input_dfs: list[pd.DataFrame]) -> pd.DataFrame:
+        frame: pd.DataFrame = _given(self)(runtime_ctx, input_dfs)
+        return frame
