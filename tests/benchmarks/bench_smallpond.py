@@ -20,9 +20,9 @@ from statistics import median
 from typing import Any
 
 import pytest
-
 from tests.benchmarks import process_tree, smallpond_plots
 from tests.benchmarks.smallpond_setup import CACHE, peer_python, rows_folder
+
 from threefs.workloads.graysort.generate import generate_file
 
 pytestmark = pytest.mark.bench

@@ -34,7 +34,7 @@ def group_by(result: Result, path: Path) -> None:
 
 def graysort(result: Result, path: Path) -> None:
     """The phases of each contender, one behind the other."""
-    figure, axis = plt.subplots(figsize=(9, 2.2))
+    figure, axis = plt.subplots(figsize=(9, 2.6))
     names = list(result)[::-1]
     begins = [0.0] * len(names)
     for phase in PHASES:
@@ -46,7 +46,7 @@ def graysort(result: Result, path: Path) -> None:
     axis.set_xlabel("seconds")
     axis.margins(x=0.12)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(ncols=len(PHASES), loc="lower right", frameon=False)
+    axis.legend(ncols=len(PHASES), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
