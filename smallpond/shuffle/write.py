@@ -19,6 +19,7 @@ from threefs.smallpond.shuffle.scatter import scattered
 
 Compression = Literal["none", "lz4", "zstd"]
 ROUND_SHARE: Final = 4  # a round, its scattered form, what the reader prepares and what the writer holds
+ROUND_BYTES_MIN: Final = 64 << 20  # larger rounds make longer reads only where there are many partitions
 ROUND_BYTES_MAX: Final = 1 << 30  # rows of a round are counted in 32 bits, strings of a partition in 31
 PIECE_ROWS: Final = 128 << 10  # what a thread takes at a time: its owners and places stay in the cache
 WRITE_BYTES: Final = 4 << 20  # what one write call carries
@@ -36,8 +37,9 @@ def write_shuffle(
 ) -> ShuffleFile:
     """Writes all rows of `source` to one new file, grouped by partition; returns what consumers need to find them.
 
-    Rows are taken in rounds of about a quarter of `memory_bytes`; within a partition they keep their order. Each
-    round is written out before the next begins, so that any input fits. `threads` partition at the same time.
+    Rows are taken in rounds of about a MiB a partition, at most a quarter of `memory_bytes`; within a partition they
+    keep their order. Each round is written out before the next begins, so that any input fits. `threads` partition at
+    the same time.
     Columns named in `drop` decide the partition but are not written. Dictionary columns are written as their values.
     `compression` is that of the Arrow buffers; only "none" is read without a copy. After a failure no file is left.
     """
@@ -47,7 +49,7 @@ def write_shuffle(
     schema = written_schema(source.schema, drop)
     options = pa.ipc.IpcWriteOptions(compression=codecs[compression], use_threads=threads > 1)
     target = Path(path)
-    round_bytes = min(memory_bytes // ROUND_SHARE, ROUND_BYTES_MAX)
+    round_bytes = min(memory_bytes // ROUND_SHARE, max(ROUND_BYTES_MIN, by.partitions << 20), ROUND_BYTES_MAX)
     try:
         with (
             pa.output_stream(str(target), compression=None, buffer_size=WRITE_BYTES) as sink,
