@@ -43,7 +43,7 @@ struct alignas(1024) Shared {
   u64 full[2][kFulls];
   u64 empty[2][2];               // [buffer][half]
 #if GATHER
-  u16 sValid[2][4];              // [buffer][warp that wrote the rows]: a bit a key
+  alignas(8) u16 sValid[2][4];              // [buffer][warp that wrote the rows]: a bit a key
 #endif
 #if WHOLE
   float sTop[2][kRows];          // largest logit of each group's blocks
@@ -205,9 +205,9 @@ DEVICE float rescale_factor(float before, float after) { return before == after 
 // rS becomes the weights; `rows.max` moves from `before` (the maximum in force) to the new one.
 DEVICE void softmax(Shared& s, u32 buffer, Scores& rS, Weights& rP, Rows& rows, const float (&before)[2], u32 first_key, u32 visible_min, float scale) {
 #if GATHER
-  const u64 valid = *reinterpret_cast<const volatile u64*>(s.sValid[buffer]);
-  if (~valid != 0) {
-    const u32 low = u32(valid) >> (lane_index() % 4 * 2), high = u32(valid >> 32) >> (lane_index() % 4 * 2);
+  const volatile u32* sValid = reinterpret_cast<const volatile u32*>(s.sValid[buffer]);
+  if ((sValid[0] & sValid[1]) != 0xffffffffu) {
+    const u32 low = sValid[0] >> (lane_index() % 4 * 2), high = sValid[1] >> (lane_index() % 4 * 2);
 #pragma unroll
     for (u32 i = 0; i < 32; ++i)
       if (!((i < 16 ? low : high) >> (i % 16 / 4 * 8 + i % 2) & 1)) rS[i] = -infinity();

@@ -4,8 +4,8 @@
 //   kPrefill  bf16 rows of one request's keys, likewise by indices
 //
 // An FP8 row is 656 bytes: 512 e4m3 values | four float32 scales, one for each 128 values | 64 bf16 rotary values.
-// Four load warps own 16 keys of each block. The values of a whole block ahead are always on their way in registers:
-// as each row is turned into bf16 and stored, its registers take the same row of the next block. Rows that do not count
+// Four load warps own 16 keys of each block. The values of eight rows a warp are always on their way in
+// registers: as a row is turned into bf16 and stored, its registers take a later one. Rows that do not count
 // (index -1, past the length) become zeros and a zero in the bit mask.
 //
 // Compile-time constants beside those of attend.cuh: SOURCE, one of the three.
@@ -15,7 +15,7 @@ enum Source : u32 { kPaged = 0, kSparse = 1, kPrefill = 2 };
 
 constexpr u32 kFp8Row = 656, kScaleOffset = 512, kRotaryOffset = 528;
 constexpr u32 kWarpRows = 16, kLoaders = 128;
-constexpr u32 kLoadRegisters = SOURCE == kPrefill ? 72 : 128, kMathRegisters = SOURCE == kPrefill ? 216 : 192;
+constexpr u32 kLoadRegisters = SOURCE == kPrefill ? 72 : 96, kMathRegisters = SOURCE == kPrefill ? 216 : 208;
 static_assert(kLoadRegisters + 2 * kMathRegisters <= 512, "the register file");
 
 // ---------------------------------------------------------------- which rows
@@ -62,12 +62,11 @@ DEVICE void mark_valid(Shared& s, u32 buffer, i32 row) {
   if (lane_index() == 0) s.sValid[buffer][threadIdx.x / 32 % 4] = u16(valid);
 }
 
-DEVICE void await_buffer(Shared& s, u32 buffer, u32 (&parity)[2]) {
-  const u32 now = buffer == 0 ? parity[0] : parity[1];
+DEVICE void await_buffer(Shared& s, u32 buffer, u32& parity) {
+  const u32 now = parity >> buffer & 1;
   barrier_wait(&s.empty[buffer][0], now);
   barrier_wait(&s.empty[buffer][1], now);
-  if (buffer == 0) parity[0] ^= 1;
-  else parity[1] ^= 1;
+  parity ^= 1 << buffer;
 }
 
 DEVICE u32 swizzled(u32 tile, u32 row, u32 chunk) { return tile * kTileBytes + row * 128 + ((chunk ^ (row & 7)) * 16); }
@@ -89,13 +88,16 @@ DEVICE void widen(u32 four, u32 scale_high, u32 scale_low, u32& pair0, u32& pair
   }
 }
 
-struct Rows16 {
-  uint4 values[kWarpRows];
+// Rows in flight, fewer than a block's: its last ones take the places of its first ones.
+constexpr u32 kLive = 8;
+
+struct Flight {
+  uint4 values[kLive];
 
   // A lane takes 16 of a row's 512 values.
-  DEVICE void fetch(const Arguments& p, u32 i, i32 row) {
+  DEVICE void fetch(const Arguments& p, u32 slot, u32 i, i32 row) {
     const i32 at = __shfl_sync(0xffffffffu, row, i);
-    values[i] = at < 0 ? make_uint4(0, 0, 0, 0)
+    values[slot] = at < 0 ? make_uint4(0, 0, 0, 0)
                        : load_streaming(p.gCache + u64(u32(at)) * kFp8Row + lane_index() * 16);
   }
 };
@@ -125,14 +127,14 @@ DEVICE void store_row(u8* sK, u32 row, uint4 values, float scale) {
 
 DEVICE void load_fp8(const Arguments& p, Shared& s, const TensorMap& map_q) {
   const u32 warp = threadIdx.x / 32 % 4, lane = lane_index();
-  u32 parity[2] = {1, 1}, parity_q = 1;
+  u32 parity = 3, parity_q = 1;  // of both buffers, a bit each
   Cursor cursor(p);
   i32 row, row_next;
   Step step = cursor.take(p, row), next = cursor.take(p, row_next);
-  Rows16 rows;
+  Flight flight;
   float scales[2];
 #pragma unroll
-  for (u32 i = 0; i < kWarpRows; ++i) rows.fetch(p, i, row);
+  for (u32 i = 0; i < kLive; ++i) flight.fetch(p, i, i, row);
   fetch_scales(p, scales, row);
   while (step.valid) {
     i32 row_later;
@@ -152,8 +154,9 @@ DEVICE void load_fp8(const Arguments& p, Shared& s, const TensorMap& map_q) {
     }
 #pragma unroll
     for (u32 i = 0; i < kWarpRows; ++i) {
-      store_row(sK, warp * kWarpRows + i, rows.values[i], __shfl_sync(0xffffffffu, scales[i / 8], i % 8 * 4 + lane / 8));
-      rows.fetch(p, i, row_next);
+      store_row(sK, warp * kWarpRows + i, flight.values[i % kLive], __shfl_sync(0xffffffffu, scales[i / 8], i % 8 * 4 + lane / 8));
+      if (i + kLive < kWarpRows) flight.fetch(p, i, i + kLive, row);
+      else flight.fetch(p, i % kLive, i % kLive, row_next);
     }
     fence_proxy_async();
     copies_arrive(&s.full[step.buffer][0]);
@@ -168,7 +171,7 @@ DEVICE void load_fp8(const Arguments& p, Shared& s, const TensorMap& map_q) {
 DEVICE void load_bf16(const Arguments& p, Shared& s, const TensorMap& map_q) {
   constexpr u32 kRowBytes = QK_TILES * 128;
   const u32 warp = threadIdx.x / 32 % 4, lane = lane_index();
-  u32 parity[2] = {1, 1}, parity_q = 1;
+  u32 parity = 3, parity_q = 1;  // of both buffers, a bit each
   Cursor cursor(p);
   i32 row;
   Step step = cursor.take(p, row);
@@ -176,11 +179,10 @@ DEVICE void load_bf16(const Arguments& p, Shared& s, const TensorMap& map_q) {
     i32 row_next;
     const Step next = cursor.take(p, row_next);
     if (step.first && warp == 0 && lane == 0) load_query(s, map_q, step.request, parity_q);
-    const u32 now = step.buffer == 0 ? parity[0] : parity[1];
     u8* sK = s.sK[step.buffer][0];
 #pragma unroll
     for (u32 half = 0; half < 2; ++half) {
-      barrier_wait(&s.empty[step.buffer][half], now);
+      barrier_wait(&s.empty[step.buffer][half], parity >> step.buffer & 1);
       if (half == 0) mark_valid(s, step.buffer, row);
 #pragma unroll 4
       for (u32 i = 0; i < kWarpRows; ++i) {
@@ -200,8 +202,7 @@ DEVICE void load_bf16(const Arguments& p, Shared& s, const TensorMap& map_q) {
       }
       copies_arrive(&s.full[step.buffer][half]);
     }
-    if (step.buffer == 0) parity[0] ^= 1;
-    else parity[1] ^= 1;
+    parity ^= 1 << step.buffer;
     step = next, row = row_next;
   }
   copies_wait();

@@ -254,6 +254,14 @@ DEVICE u64 k_major_descriptor(u32 address) {
   return kSwizzle128 | kStride | kLeading | ((address & 0x3FFFF) >> 4);
 }
 
+// The same for rows of 64 or 32 bytes, with the swizzle of that width.
+template <u32 kRowBytes>
+DEVICE u64 narrow_descriptor(u32 address) {
+  static_assert(kRowBytes == 128 || kRowBytes == 64 || kRowBytes == 32, "width of a swizzle");
+  constexpr u64 kSwizzle = u64(kRowBytes == 128 ? 1 : kRowBytes == 64 ? 2 : 3) << 62;
+  return kSwizzle | (u64(8 * kRowBytes >> 4) << 32) | (u64(1) << 16) | ((address & 0x3FFFF) >> 4);
+}
+
 // Descriptor of an operand whose contiguous axis is N (the second one, "MN-major"), stored as boxes of 64
 // columns x rows of K with the 128-byte swizzle. Boxes lie `box_bytes` apart; eight rows of K are 1,024 bytes.
 DEVICE u64 mn_major_descriptor(u32 address, u32 box_bytes) {
