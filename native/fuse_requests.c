@@ -53,17 +53,11 @@ static struct bridge_request *begin(fuse_req_t req, enum bridge_op op, fuse_ino_
 	return request;
 }
 
+/* The callback is set before the request can be answered by another thread. */
 static void submit(struct bridge_request *request)
 {
-	bridge_enqueue(fuse_req_userdata(request->handle), request);
-}
-
-/* Only what may wait long can be interrupted; everything else ends soon by itself. The callback is set before the
- * request can be answered by another thread. */
-static void submit_interruptible(struct bridge_request *request)
-{
 	fuse_req_interrupt_func(request->handle, on_interrupt, request);
-	submit(request);
+	bridge_enqueue(fuse_req_userdata(request->handle), request);
 }
 
 /* What the kernel asks, in the order of bridge_op. */
@@ -226,7 +220,7 @@ static void on_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
 	request->size = size;
 	request->offset = offset;
 	request->flags = (uint32_t)file->flags;
-	submit_interruptible(request);
+	submit(request);
 }
 
 static void on_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t offset,
@@ -408,7 +402,7 @@ static void on_copy_file_range(fuse_req_t req, fuse_ino_t ino, off_t offset, str
 	request->offset_out = offset_out;
 	request->size = size;
 	request->flags = (uint32_t)flags;
-	submit_interruptible(request);
+	submit(request);
 }
 
 static void on_init(void *userdata, struct fuse_conn_info *connection)
