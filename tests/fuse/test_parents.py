@@ -52,7 +52,12 @@ def test_an_answer_from_before_a_change_is_not_kept() -> None:
     clock = Clock()
     directories = known(clock)
     asked = directories.changes
-    directories.forget(7, 0)
+    directories.forget(7)
+    directories.note(directory(7), asked_s=clock.now_s, changes=asked)
+    assert directories.find(InodeId(7)) is None
+    directories.note(directory(7), asked_s=clock.now_s, changes=directories.changes)
+    asked = directories.changes
+    directories.forget_all()
     directories.note(directory(7), asked_s=clock.now_s, changes=asked)
     assert directories.find(InodeId(7)) is None
     asked = directories.changes
