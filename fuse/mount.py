@@ -69,10 +69,13 @@ _NEVER_BROKEN_OFF: Final = frozenset(
     {_NUMBERS["open"], _NUMBERS["create"]}
 )  # whoever ends them leaves a session behind
 KILL_CHECK_S: Final = 0.1  # between looks at a process that was sent a signal
-_CHANGES_DIRECTORIES: Final = frozenset(
+_CHANGES_NAMES: Final = frozenset(  # and with them directories, those that are moved or removed included
     number
     for number, name in OPERATIONS.items()
-    if name in ("mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "setxattr", "removexattr")
+    if name in ("mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename")
+)
+_CHANGES_ONE: Final = frozenset(
+    number for number, name in OPERATIONS.items() if name in ("setattr", "setxattr", "removexattr")
 )
 DRAIN_S_MAX: Final = 10.0  # a clean end waits so long for requests that are being worked on
 
@@ -180,7 +183,7 @@ class Mount:
 
     async def _serve(self, request: Request) -> None:
         number, operation = request.id, request.operation
-        changed = (request.raw.ino, request.raw.ino_out) if operation in _CHANGES_DIRECTORIES else ()
+        changed = request.raw.ino if operation in _CHANGES_ONE else 0
         try:
             await _BY_NUMBER[operation](self._context, request)
         except asyncio.CancelledError:
@@ -196,7 +199,9 @@ class Mount:
             self._answer_error(request, operation, errno.EIO)
         finally:
             if changed:
-                self._context.directories.forget(*changed)
+                self._context.directories.forget(changed)
+            elif operation in _CHANGES_NAMES:
+                self._context.directories.forget_all()
             if not request.answered:
                 _log.error("%s was not answered; this is a bug", OPERATIONS[operation])
                 request.reply_error(errno.EIO)

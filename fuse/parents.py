@@ -56,8 +56,12 @@ class KnownDirectories:
         if known is not None and known.inode.mtime_us < time_us:
             known.inode = replace(known.inode, mtime_us=time_us, ctime_us=time_us)
 
-    def forget(self, *directories: int) -> None:
-        """They were changed in some other way, or may have been."""
+    def forget(self, directory: int) -> None:
+        """It was changed in some other way, or may have been."""
         self.changes += 1
-        for number in directories:
-            self._known.pop(InodeId(number), None)
+        self._known.pop(InodeId(directory), None)
+
+    def forget_all(self) -> None:
+        """Some of them were changed, moved or removed."""
+        self.changes += 1
+        self._known.clear()

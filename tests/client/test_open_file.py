@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from threefs.client.meta.client import MetaClient
 from threefs.client.meta.scan import scan_sessions
 from threefs.common.errors import FileError, NoSpace, Timeout
 from threefs.common.files import Inode
-from threefs.common.ids import ROOT_INODE
+from threefs.common.ids import ROOT_INODE, InodeId, SessionId
 from threefs.common.runtime.real import RealRuntime
 
 pytestmark = pytest.mark.unit
@@ -315,5 +315,29 @@ def test_flush_ends_the_session_and_a_later_write_begins_another() -> None:
         assert (await world.meta.stat(file.inode)).nlink == 0
         await file.close()
         assert (await world.meta.stat(file.inode)).length == 16
+
+    run(body)
+
+
+def test_sessions_of_closed_files_end_together() -> None:
+    async def body(world: World) -> None:
+        requests: list[int] = []
+        end_sessions = world.meta.end_sessions
+
+        async def counted(sessions: Sequence[tuple[InodeId, SessionId]]) -> None:
+            requests.append(len(sessions))
+            await end_sessions(sessions)
+
+        world.meta.end_sessions = counted  # type: ignore[method-assign]
+        files = [await world.ours.create(ROOT_INODE, f"f{number}", RW) for number in range(20)]
+        await write(files[0], 0, b"told by the close itself")
+        for file in files:
+            await file.close(wait=False)
+        assert (await world.theirs.open(files[0].inode, os.O_RDONLY)).attributes().length == 24
+        assert requests == []
+        await world.ours.end_sessions()
+        assert requests == [20]
+        left = [session async for session in scan_sessions(world.meta)]
+        assert left == []
 
     run(body)

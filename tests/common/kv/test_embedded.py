@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from threefs.common.errors import Corrupt, NoSpace, UserError
+from threefs.common.errors import Corrupt, InternalError, NoSpace, UserError
 from threefs.common.kv.embedded import EmbeddedEngine
 from threefs.common.kv.errors import KvMaybeCommitted, KvOwned, KvTooOld, KvUnavailable
 from threefs.common.kv.factory import KvConfig, open_engine
@@ -150,6 +150,35 @@ def test_snapshots_end_with_their_transactions_or_with_old_age(tmp_path: Path, l
         with pytest.raises(KvTooOld):
             await old.commit()
         assert len(engine.window) == 1
+        await engine.close()
+
+    loop.run(body())
+
+
+def test_what_only_reads_sees_one_snapshot_and_cannot_write(tmp_path: Path, loop: asyncio.Runner) -> None:
+    async def body() -> None:
+        engine = await EmbeddedEngine.open(RealRuntime(), tmp_path, MAP_BYTES)
+
+        async def put(value: bytes) -> None:
+            writer = engine.begin()
+            writer.set(b"a", value)
+            await writer.commit()
+
+        async def look(txn: Transaction) -> tuple[bytes | None, list[tuple[bytes, bytes]]]:
+            first = await txn.get(b"a")
+            await put(b"2")
+            assert await txn.get(b"a") == first
+            return first, await txn.get_range(b"", b"\xff\xff")  # what is the store's own stays hidden
+
+        await put(b"1")
+        assert await engine.read(look) == (b"1", [(b"a", b"1")])
+
+        async def change(txn: Transaction) -> None:
+            txn.set(b"a", b"3")
+
+        with pytest.raises(InternalError, match="only reads"):
+            await engine.read(change)
+        assert not engine.snapshots
         await engine.close()
 
     loop.run(body())
