@@ -2,7 +2,7 @@
 
 from threefs.native.builder import module
 
-PARTS = ["buffers", "crc32c", "kv_store", "gensort", "record_sort", "engine"]
+PARTS = ["buffers", "crc32c", "kv_store", "gensort", "record_sort", "shuffle", "engine"]
 INNER = [
     "io_table",
     "uring",

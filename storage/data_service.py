@@ -6,7 +6,7 @@ at once, so that queues stay short and time-outs mean something.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from threefs.common.errors import Corrupt, ThreefsError, Throttled
@@ -34,7 +34,7 @@ class DataService:
         targets: TargetSet,
         reader: Reader,
         replicator: Replicator,
-        config: StorageConfig,
+        config: Callable[[], StorageConfig],
     ) -> None:
         self._runtime = runtime
         self._routing = routing
@@ -49,7 +49,7 @@ class DataService:
         return {data_plane.READ: self.read, data_plane.WRITE: self.write, data_plane.UPDATE: self.update}
 
     async def read(self, request: Request) -> Reply:
-        if self._reads >= self._config.batches_in_flight_max:
+        if self._reads >= self._config().batches_in_flight_max:
             raise Throttled(f"{self._reads} read batches are in flight here")
         self._reads += 1
         began = self._runtime.now()
@@ -60,7 +60,7 @@ class DataService:
             metrics.READ_SECONDS.observe(self._runtime.now() - began)
 
     async def write(self, request: Request) -> Reply:
-        if self._writes >= self._config.batches_in_flight_max:
+        if self._writes >= self._config().batches_in_flight_max:
             raise Throttled(f"{self._writes} write batches are in flight here")
         self._writes += 1
         try:

@@ -9,7 +9,7 @@ was staged before is in the list, one staged later is forwarded, so none is miss
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from threefs.common.errors import ChecksumMismatch, StaleRouting, ThreefsError, Timeout
 from threefs.common.ids import ChainId, ChainVersion, ChunkId, ChunkVersion
@@ -49,7 +49,7 @@ class Resyncer:
         replicator: Replicator,
         forwarder: Forwarder,
         repairer: Repairer,
-        config: StorageConfig,
+        config: Callable[[], StorageConfig],
     ) -> None:
         self._runtime = runtime
         self._transport = transport
@@ -66,7 +66,7 @@ class Resyncer:
         """Looks for targets to fill, for as long as the daemon lives."""
         while True:
             self.scan()
-            await self._runtime.sleep(self._runtime.jitter(self._config.sync_retry_s))
+            await self._runtime.sleep(self._runtime.jitter(self._config().sync_retry_s))
 
     def scan(self) -> None:
         """Starts what has to be started; called when the map changes, too."""
@@ -86,7 +86,7 @@ class Resyncer:
             metrics.SYNCS_DONE.inc()
         except (ThreefsError, KeyError) as exc:
             _log.warning("chain %d: filling target %s has to start again: %s", place.chain.id, place.successor, exc)
-            await self._runtime.sleep(self._runtime.jitter(self._config.sync_retry_s))
+            await self._runtime.sleep(self._runtime.jitter(self._config().sync_retry_s))
         finally:
             del self._running[place.chain.id]
 
@@ -96,7 +96,7 @@ class Resyncer:
             remote, more = await self._list_remote(place, begin)
             end = after(max(remote)) if more else PAST_LAST_CHUNK
             chunks = sorted({*remote, *await self._list_local(target, begin, end)})
-            for group in _groups(chunks, self._config.sync_batch_chunks):
+            for group in _groups(chunks, self._config().sync_batch_chunks):
                 await self._fill_group(target, place, group, remote)
             begin = end
 
@@ -104,7 +104,7 @@ class Resyncer:
         request = pb.SyncStartRequest(
             at=_at(place), inode_begin=begin.inode, number_begin=begin.number, limit=PAGE
         )  # fmt: skip
-        timeout_s = self._config.attempt_timeout_s
+        timeout_s = self._config().attempt_timeout_s
         reply = await invoke(self._transport, self._address(place), Storage.SYNC_START, request, timeout_s=timeout_s)
         metas = [chunk_from_proto(record) for record in reply.chunks]
         return {meta.chunk: meta for meta in metas}, reply.more
@@ -140,7 +140,7 @@ class Resyncer:
                     remove.append(remote[chunk])
                 else:
                     metrics.SYNC_SKIPPED.inc()
-            for batch in _by_bytes(send, self._config.sync_batch_bytes):
+            for batch in _by_bytes(send, self._config().sync_batch_bytes):
                 await self._send(target, place, batch)
             if remove:
                 await self._remove(target, place, remove)
@@ -155,8 +155,8 @@ class Resyncer:
                 raise result.error
         await self._deliver(target, place, metas, data, UpdateKind.REPLACE)
         metrics.SYNC_SENT.inc(len(metas))
-        if self._config.sync_bytes_per_s:
-            await self._runtime.sleep(sum(map(len, data)) / self._config.sync_bytes_per_s)
+        if self._config().sync_bytes_per_s:
+            await self._runtime.sleep(sum(map(len, data)) / self._config().sync_bytes_per_s)
 
     async def _remove(self, target: LocalTarget, place: Place, metas: Sequence[ChunkMeta]) -> None:
         await self._deliver(target, place, metas, [memoryview(b"")] * len(metas), UpdateKind.REMOVE)
@@ -200,7 +200,7 @@ class Resyncer:
             for ticket, outcome in target.channels.export()
         ]
         request = pb.SyncDoneRequest(at=_at(place), channels=channels)
-        timeout_s = self._config.attempt_timeout_s
+        timeout_s = self._config().attempt_timeout_s
         await invoke(self._transport, self._address(place), Storage.SYNC_DONE, request, timeout_s=timeout_s)
         _log.info("chain %d: target %s is filled", place.chain.id, place.successor)
 

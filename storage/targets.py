@@ -19,6 +19,7 @@ from threefs.common.routing import PublicState, Routing
 from threefs.common.runtime.interface import Runtime
 from threefs.storage import metrics, state
 from threefs.storage.channels import Channels, Key
+from threefs.storage.config import StorageConfig
 from threefs.storage.engine import ChunkEngine, ChunkMeta, Commit, DiskFailed, Outcome, SpaceInfo
 from threefs.storage.replica import Place, place_of
 from threefs.storage.state import Life, Phase
@@ -76,13 +77,13 @@ class TargetSet:
         disks: Sequence[Disk],
         *,
         on_change: Callable[[], None],
-        low_space_permille: int = 40,
+        config: Callable[[], StorageConfig],
     ) -> None:
         self.disks = tuple(disks)
         self._runtime = runtime
         self._routing = routing
         self._on_change = on_change
-        self._low_space_permille = low_space_permille
+        self._config = config
         self._targets: dict[TargetId, LocalTarget] = {}
         self._places_of: Routing | None = None
         self._places: dict[tuple[TargetId, int], Place] = {}
@@ -239,7 +240,7 @@ class TargetSet:
     def _status(self, target: LocalTarget) -> TargetStatus:
         space = target.disk.space
         sharing = sum(other.disk is target.disk for other in self)
-        low = space is not None and space.free_bytes * 1000 < space.capacity_bytes * self._low_space_permille
+        low = space is not None and space.free_bytes * 1000 < space.capacity_bytes * self._config().low_space_permille
         return TargetStatus(
             target.id,
             target.life.local,

@@ -162,6 +162,30 @@ DEVICE void tma_multicast_4d(const TensorMap* map, u64* barrier, void* destinati
       : "memory");
 }
 
+// ---------------------------------------------------------------- copies by threads
+// 16 bytes from global to shared memory without a register; `bytes` 0 writes zeros. Asynchronous.
+DEVICE void copy_16(void* destination, const void* source, u32 bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(smem_address(destination)), "l"(source),
+               "r"(bytes)
+               : "memory");
+}
+
+// Arrives once when all earlier copies of this thread have landed.
+DEVICE void copies_arrive(u64* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(smem_address(barrier)) : "memory");
+}
+
+DEVICE void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// Read once: leaves no line in the L1.
+DEVICE uint4 load_streaming(const void* source) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(source));
+  return v;
+}
+
 // ---------------------------------------------------------------- shared memory
 // Stores four 8x8 tiles of 16-bit values; lane i gives the address of row i % 8 of tile i / 8.
 DEVICE void stmatrix_x4(u32 address, u32 a, u32 b, u32 c, u32 d) {
@@ -188,6 +212,12 @@ DEVICE float load_shared_float(u32 address) {
   return v;
 }
 
+DEVICE float2 load_shared_float2(u32 address) {
+  float2 v;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address) : "memory");
+  return v;
+}
+
 DEVICE float4 load_shared_float4(u32 address) {
   float4 v;
   asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
@@ -195,6 +225,11 @@ DEVICE float4 load_shared_float4(u32 address) {
                : "r"(address)
                : "memory");
   return v;
+}
+
+// Adds to two neighbouring floats in global memory, 8-byte aligned.
+DEVICE void add_global_pair(float* address, float x, float y) {
+  asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(address), "f"(x), "f"(y) : "memory");
 }
 
 // Reads from block `rank` of the cluster at the offset that `address` has here.
@@ -217,6 +252,14 @@ DEVICE u64 k_major_descriptor(u32 address) {
   constexpr u64 kStride = u64(1024 >> 4) << 32;
   constexpr u64 kLeading = u64(1) << 16;  // unused with this swizzle
   return kSwizzle128 | kStride | kLeading | ((address & 0x3FFFF) >> 4);
+}
+
+// The same for rows of 64 or 32 bytes, with the swizzle of that width.
+template <u32 kRowBytes>
+DEVICE u64 narrow_descriptor(u32 address) {
+  static_assert(kRowBytes == 128 || kRowBytes == 64 || kRowBytes == 32, "width of a swizzle");
+  constexpr u64 kSwizzle = u64(kRowBytes == 128 ? 1 : kRowBytes == 64 ? 2 : 3) << 62;
+  return kSwizzle | (u64(8 * kRowBytes >> 4) << 32) | (u64(1) << 16) | ((address & 0x3FFFF) >> 4);
 }
 
 // Descriptor of an operand whose contiguous axis is N (the second one, "MN-major"), stored as boxes of 64

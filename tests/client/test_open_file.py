@@ -7,13 +7,16 @@ import errno
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from tests.mount.memory_cluster import MemoryStorage, start_meta
 
 from threefs.client.file import FileOptions, FileTable, OpenFile
 from threefs.client.meta.client import MetaClient
-from threefs.common.errors import FileError, NoSpace
+from threefs.client.meta.scan import scan_sessions
+from threefs.common.errors import FileError, NoSpace, Timeout
+from threefs.common.files import Inode
 from threefs.common.ids import ROOT_INODE
 from threefs.common.runtime.real import RealRuntime
 
@@ -178,6 +181,34 @@ def test_close_tells_of_a_failed_write_and_still_ends_the_session() -> None:
         await world.meta.unlink(ROOT_INODE, "f")
         with pytest.raises(FileError):
             await world.meta.open(file.inode, os.O_RDWR)  # a session would keep it open-able
+
+    run(body)
+
+
+def test_a_session_is_closed_even_if_meta_answers_only_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(world: World) -> None:
+        options = FileOptions(write_back_s=0.01, report_s=0.02)
+        table = FileTable(RealRuntime(), world.meta, world.storage, options)
+        close, failures = world.meta.close, [Timeout("no answer"), Timeout("no answer"), Timeout("no answer")]
+
+        async def close_or_fail(*arguments: Any) -> Inode:
+            if failures:
+                raise failures.pop()
+            return await close(*arguments)
+
+        monkeypatch.setattr(world.meta, "close", close_or_fail)
+        file = await table.create(ROOT_INODE, "f", RW)
+        await write(file, 0, b"data")
+        with pytest.raises(Timeout):
+            await file.flush()
+        with pytest.raises(Timeout):
+            await file.close()
+        assert len([record async for record in scan_sessions(world.meta)]) == 1
+        table.start()
+        while [record async for record in scan_sessions(world.meta)]:  # noqa: ASYNC110 - nobody else is told
+            await asyncio.sleep(0.005)
+        assert not failures
+        await table.runtime.close()
 
     run(body)
 

@@ -214,10 +214,10 @@ def test_a_failing_disk_stops_the_store(tmp_path: Path, loop: asyncio.Runner, mo
     async def body() -> None:
         engine = await EmbeddedEngine.open(RealRuntime(), tmp_path, MAP_BYTES)
 
-        def fail(batch: bytes) -> int:
+        def fail(group: object) -> None:
             raise KvMaybeCommitted("writing: Input/output error")
 
-        monkeypatch.setattr(engine, "_write", fail)
+        monkeypatch.setattr(engine, "_check_written", fail)
         for error in (KvMaybeCommitted, KvUnavailable):
             txn = engine.begin()
             txn.set(b"a", b"1")
