@@ -159,3 +159,20 @@ def test_sort_of_one_gib_against_numpy() -> None:
     finally:
         source.unlink()
     assert result["3fs"]["job_s"] <= 1.25 * result["numpy"]["job_s"]
+
+
+def test_skewed_records_take_as_long_as_uniform_ones() -> None:
+    contenders = {
+        "uniform": _ours("graysort.py", str(RECORDS), "PLACE", "threads"),
+        "skewed": _ours("graysort.py", str(RECORDS), "PLACE", "threads", "skewed"),
+    }
+    result = compare("skew", contenders, lambda found: None)
+    assert result["skewed"]["phases"]["both_s"] <= 1.3 * result["uniform"]["phases"]["both_s"]
+
+
+def test_ten_gib_are_sorted_with_two_gib_of_memory() -> None:
+    """Once: it takes minutes, and 30 GiB of disk."""
+    with _place() as place:
+        cost = _ours("graysort.py", str(10 * RECORDS), "PLACE", "threads")(place)
+    print(f"10 GiB: {cost.wall_s:.0f} s, {cost.cpu_s:.0f} CPU s, {cost.peak_bytes / 2**30:.2f} GiB")
+    assert cost.peak_bytes <= 2 << 30
