@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,13 +70,8 @@ Contender = Callable[[Path], process_tree.Cost]
 @contextmanager
 def _place() -> Iterator[Path]:
     """A new folder on the disk that also holds the rows."""
-    place = CACHE / "run"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=CACHE) as place:
+        yield Path(place)
 
 
 def compare(title: str, contenders: dict[str, Contender], check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
