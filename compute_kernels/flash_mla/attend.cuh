@@ -76,18 +76,13 @@ struct Segment {
 
 // What this block of the grid works on, one segment after another; loaders and math groups walk it alike.
 struct Walk {
-  i32 request, last;
-  i32 first, first_block, end_block, first_split;
+  i32 request, last;  // the rest of the plan is read again when needed: registers are scarce
+
+  DEVICE static const i32* row(const Arguments& p) { return p.gPlan + blockIdx.z * kPlanRow; }
 
   DEVICE explicit Walk(const Arguments& p) {
-    if constexpr (WHOLE) {
-      request = i32(blockIdx.z) - i32(gridDim.z), last = i32(p.batch) - 1;
-    } else {
-      const i32* row = p.gPlan + blockIdx.z * kPlanRow;
-      first = __ldg(row), last = __ldg(row + 1), first_block = __ldg(row + 2), end_block = __ldg(row + 3);
-      first_split = __ldg(row + 4);
-      request = first - 1;
-    }
+    request = WHOLE ? i32(blockIdx.z) - i32(gridDim.z) : __ldg(row(p)) - 1;
+    last = WHOLE ? i32(p.batch) - 1 : __ldg(row(p) + 1);
   }
 
   // Call it with the segment of the call before; the first time with begin = end = 0.
@@ -99,23 +94,22 @@ struct Walk {
       s.begin = 0, s.end = ceil_div(s.length, kKeys), s.slot = 0, s.split = false;
       return true;
     }
-    const bool more = PIECE > 0 && request >= first && s.end < end_of(s);
+    const i32 first = __ldg(row(p)), end_block = __ldg(row(p) + 3);
+    const bool more = PIECE > 0 && request >= first && s.end < (request == last ? end_block : ceil_div(s.length, kKeys));
     if (!more && ++request > last) return false;
     s.request = request;
     s.length = __ldg(p.gLengths + request);
-    s.begin = more ? s.end : request == first ? first_block : 0;
-    s.end = end_of(s);
+    s.begin = more ? s.end : request == first ? __ldg(row(p) + 2) : 0;
+    s.end = request == last ? end_block : ceil_div(s.length, kKeys);
     const i32 before = __ldg(p.gSplits + request);
     s.split = __ldg(p.gSplits + request + 1) - before > 1;
-    s.slot = before + (request == first ? first_split : 0);
+    s.slot = before + (request == first ? __ldg(row(p) + 4) : 0);
     if constexpr (PIECE > 0) {
       s.slot = before + s.begin / larger(PIECE, 1);
       s.end = smaller(s.end, (s.begin / larger(PIECE, 1) + 1) * PIECE);
     }
     return true;
   }
-
-  DEVICE u32 end_of(const Segment& s) const { return request == last ? end_block : ceil_div(s.length, kKeys); }
 };
 
 // ---------------------------------------------------------------- tensor-core steps

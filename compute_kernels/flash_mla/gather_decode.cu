@@ -15,8 +15,8 @@ enum Source : u32 { kPaged = 0, kSparse = 1, kPrefill = 2 };
 
 constexpr u32 kFp8Row = 656, kScaleOffset = 512, kRotaryOffset = 528;
 constexpr u32 kWarpRows = 16, kLoaders = 128;
-constexpr u32 kLoadRegisters = SOURCE == kPrefill ? 72 : 96, kMathRegisters = SOURCE == kPrefill ? 216 : 208;
-static_assert(kLoadRegisters + 2 * kMathRegisters <= 512, "the register file");
+constexpr u32 kLoadRegisters = SOURCE == kPrefill ? 72 : 88, kMathRegisters = SOURCE == kPrefill ? 216 : 208;
+static_assert(kLoadRegisters + 2 * kMathRegisters <= 504, "what 384 threads get at launch: growing past it waits forever");
 
 // ---------------------------------------------------------------- which rows
 struct Step {
@@ -88,8 +88,8 @@ DEVICE void widen(u32 four, u32 scale_high, u32 scale_low, u32& pair0, u32& pair
   }
 }
 
-// Rows in flight, fewer than a block's: its last ones take the places of its first ones.
-constexpr u32 kLive = 8;
+// Rows in flight: half of a block's. Its second half takes the places of its first, then comes the next block's first.
+constexpr u32 kLive = kWarpRows / 2;
 
 struct Flight {
   uint4 values[kLive];
@@ -102,13 +102,11 @@ struct Flight {
   }
 };
 
-// Register j of lane l: scale l % 4 of row 8 j + l / 4.
-DEVICE void fetch_scales(const Arguments& p, float (&scale)[2], i32 row) {
-#pragma unroll
-  for (u32 j = 0; j < 2; ++j) {
-    const i32 at = __shfl_sync(0xffffffffu, row, j * 8 + lane_index() / 4);
-    scale[j] = at < 0 ? 0.f : __ldg(reinterpret_cast<const float*>(p.gCache + u64(u32(at)) * kFp8Row + kScaleOffset) + lane_index() % 4);
-  }
+// Of eight rows from `first`: lane l gets scale l % 4 of row l / 4.
+DEVICE float fetch_scales(const Arguments& p, u32 first, i32 row) {
+  const i32 at = __shfl_sync(0xffffffffu, row, first + lane_index() / 4);
+  if (at < 0) return 0.f;
+  return __ldg(reinterpret_cast<const float*>(p.gCache + u64(u32(at)) * kFp8Row + kScaleOffset) + lane_index() % 4);
 }
 
 DEVICE void store_row(u8* sK, u32 row, uint4 values, float scale) {
@@ -132,15 +130,12 @@ DEVICE void load_fp8(const Arguments& p, Shared& s, const TensorMap& map_q) {
   i32 row, row_next;
   Step step = cursor.take(p, row), next = cursor.take(p, row_next);
   Flight flight;
-  float scales[2];
 #pragma unroll
   for (u32 i = 0; i < kLive; ++i) flight.fetch(p, i, i, row);
-  fetch_scales(p, scales, row);
+  float scales = fetch_scales(p, 0, row);
   while (step.valid) {
     i32 row_later;
     const Step later = cursor.take(p, row_later);
-    float scales_next[2];
-    fetch_scales(p, scales_next, row_next);
     if (step.first && warp == 0 && lane == 0) load_query(s, map_q, step.request, parity_q);
     await_buffer(s, step.buffer, parity);
     mark_valid(s, step.buffer, row);
@@ -152,18 +147,22 @@ DEVICE void load_fp8(const Arguments& p, Shared& s, const TensorMap& map_q) {
       copy_16(sK + swizzled(kValueTiles, warp * kWarpRows + r, lane % 8),
               p.gCache + u64(u32(larger(at, 0))) * kFp8Row + kRotaryOffset + lane % 8 * 16, at < 0 ? 0 : 16);
     }
+#pragma unroll 1
+    for (u32 first = 0; first < kWarpRows; first += kLive) {  // not unrolled: else shuffles move up and fill registers
+      const i32 row_from = first == 0 ? row : row_next;
+      const float scales_next = fetch_scales(p, kLive - first, row_from);
 #pragma unroll
-    for (u32 i = 0; i < kWarpRows; ++i) {
-      store_row(sK, warp * kWarpRows + i, flight.values[i % kLive], __shfl_sync(0xffffffffu, scales[i / 8], i % 8 * 4 + lane / 8));
-      if (i + kLive < kWarpRows) flight.fetch(p, i, i + kLive, row);
-      else flight.fetch(p, i % kLive, i % kLive, row_next);
+      for (u32 i = 0; i < kLive; ++i) {
+        store_row(sK, warp * kWarpRows + first + i, flight.values[i], __shfl_sync(0xffffffffu, scales, i * 4 + lane / 8));
+        flight.fetch(p, i, kLive - first + i, row_from);
+      }
+      scales = scales_next;
     }
     fence_proxy_async();
     copies_arrive(&s.full[step.buffer][0]);
     barrier_arrive(&s.full[step.buffer][1]);
     step = next, next = later;
     row = row_next, row_next = row_later;
-    scales[0] = scales_next[0], scales[1] = scales_next[1];
   }
 }
 
