@@ -115,3 +115,11 @@ def bench_graysort(
         if compare:
             job(local)
             say(f"partition and sort: {totals[0] / totals[1]:.2f} times as long as on the local disk")
+
+
+@app.command("kernels", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench_kernels(context: typer.Context) -> None:
+    """Time the GPU kernels on this machine; parts to time may follow (see its --help after --)."""
+    from threefs.compute_kernels.bench import main
+
+    raise typer.Exit(main(context.args))

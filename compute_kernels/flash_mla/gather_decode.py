@@ -1,12 +1,12 @@
 """MLA attention over fetched keys: FP8 caches, dense or sparse, and sparse prefill in bf16.
 
 Formula as in `dense_decode`: O = softmax(scale * q . K^T) . V with V = K[:, :512], over all keys of a request or over
-those that a list of indices names for each query position. A sink is one more logit that takes weight and gives no value.
+those that a list of indices names for each query position. A sink is one more logit: it takes weight and gives nothing.
 
-An FP8 row is 656 bytes: 512 e4m3 values, four float32 scales (one for each 128 values), 64 bf16 rotary values. Bytes: 656
-a key instead of 1,152; 2 h (576 + 512) operations a key and query. Load warps turn the values into bf16, which bounds the
-kernel: 110 cycles a key were measured, where the products of 64 heads take 34. A query position of a sparse call is a
-request of its own: its keys are its list. Prefill needs no plan: there are far more positions than multiprocessors.
+An FP8 row is 656 bytes: 512 e4m3 values, four float32 scales (one for each 128 values), 64 bf16 rotary values. So 656
+bytes a key instead of 1,152; 2 h (576 + 512) operations a key and query. Load warps turn the values into bf16, which
+bounds the kernel: 110 cycles a key were measured, where products of 64 heads take 34. A query position of a sparse call
+is a request of its own: its keys are its list. Prefill needs no plan: there are more positions than multiprocessors.
 
 Limits: head size 576 (prefill also 512); a cache of 2^31 rows, which lie without gaps.
 """

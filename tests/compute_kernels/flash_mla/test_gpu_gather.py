@@ -18,6 +18,11 @@ from threefs.compute_kernels.flash_mla.gather_decode import reference_sparse
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a Hopper GPU")]
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def _random(*shape: int) -> torch.Tensor:
     return (torch.randn(*shape, device="cuda") / 10).clamp(-1, 1).to(torch.bfloat16)
 
