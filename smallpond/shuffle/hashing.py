@@ -17,12 +17,12 @@ All arithmetic is on unsigned 64-bit numbers.
                           x = mix(x ^ word); value = x
 
 So equal keys meet whatever the width of their type. An integer and a float never meet: cast one of them.
-This module is the reference in numpy; `native` holds the form that runs, and tests hold the two against each other.
+The bytes are hashed in `native/shuffle.c`; the reference in numpy is tests/smallpond/shuffle/reference.py.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,32 +30,50 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from threefs.common.errors import UserError
+from threefs.native._core import ffi, lib
 
 U64 = npt.NDArray[np.uint64]
-NULL: Final = np.uint64(0x6E756C6C6E756C6C)
-NAN: Final = np.uint64(0x7FF8000000000000)
-STEP: Final = np.uint64(0x9E3779B97F4A7C15)
-_FACTORS: Final = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
-_SHIFT: Final = np.uint64(33)
-_HALF: Final = np.uint64(32)
 
 
-def mix(x: U64) -> U64:
-    for factor in _FACTORS:
-        x = (x ^ (x >> _SHIFT)) * factor
-    return x ^ (x >> _SHIFT)
+def owners_by_hash(columns: list[pa.Array], partitions: int) -> npt.NDArray[np.uint32]:
+    """The partition of each row of equally long columns."""
+    hashes = hash_rows(columns)
+    owners = np.empty(len(hashes), np.uint32)
+    lib.shuffle_owners(
+        ffi.from_buffer("uint32_t[]", owners), ffi.from_buffer("uint64_t[]", hashes), len(hashes), partitions
+    )
+    return owners
 
 
 def hash_rows(columns: list[pa.Array]) -> U64:
     """The hash of each row of equally long columns."""
     hashes = np.zeros(len(columns[0]), np.uint64)
     for column in columns:
-        hashes = mix((hashes ^ _values(canonical(column))) + STEP)
+        _extend(hashes, canonical(column))
     return hashes
 
 
-def partitions_of(hashes: U64, partitions: int) -> npt.NDArray[np.uint32]:
-    return (((hashes >> _HALF) * np.uint64(partitions)) >> _HALF).astype(np.uint32)
+def _extend(hashes: U64, column: pa.Array) -> None:
+    kind, count = column.type, len(column)
+    valid, *buffers = [address(buffer) for buffer in column.buffers()]
+    out = ffi.from_buffer("uint64_t[]", hashes)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        numbers = ffi.cast("uint64_t *", buffers[0] + 8 * column.offset)
+        lib.shuffle_hash_numbers(out, numbers, pa.types.is_floating(kind), valid, column.offset, count)
+        return
+    width = offset_bytes(kind)
+    offsets = buffers[0] + width * column.offset
+    lib.shuffle_hash_strings(out, offsets, width, buffers[1], valid, column.offset, count)
+
+
+def address(buffer: pa.Buffer | None) -> Any:
+    """Where a buffer begins, as a `uint8_t *`; NULL for none. Whoever uses it keeps the array alive."""
+    return ffi.NULL if buffer is None else ffi.cast("uint8_t *", buffer.address)
+
+
+def offset_bytes(kind: pa.DataType) -> int:
+    """The width of the offsets of a string or binary type."""
+    return 8 if kind in (pa.large_string(), pa.large_binary()) else 4
 
 
 def canonical(column: pa.Array) -> pa.Array:
@@ -102,38 +120,3 @@ def _decimal_text(column: pa.Array) -> pa.Array:
     if column.type.scale <= 0:
         return text
     return pc.utf8_rtrim(pc.utf8_rtrim(text, "0"), ".")
-
-
-def _values(column: pa.Array) -> U64:
-    kind = column.type
-    if pa.types.is_floating(kind):
-        values = _float_bits(column)
-    elif pa.types.is_integer(kind):
-        values = pc.fill_null(column, 0).to_numpy(zero_copy_only=False).view(np.uint64)
-    else:
-        values = _byte_hashes(column)
-    valid = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), np.bool_)
-    return np.where(valid, values, NULL)
-
-
-def _float_bits(column: pa.Array) -> U64:
-    values = pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False) + 0.0  # turns -0.0 into 0.0
-    return np.where(np.isnan(values), NAN, values.view(np.uint64))
-
-
-def _byte_hashes(column: pa.Array) -> U64:
-    wide = pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type)
-    _, raw_offsets, raw_data = column.buffers()
-    width = np.dtype(np.int64 if wide else np.int32)
-    count = len(column)
-    offsets = np.frombuffer(raw_offsets, width, count + 1, column.offset * width.itemsize).astype(np.int64)
-    data = np.frombuffer(raw_data or b"", np.uint8)
-    lengths = np.diff(offsets)
-    hashes = lengths.astype(np.uint64)
-    for start in range(0, int(lengths.max(initial=0)), 8):
-        rows = np.flatnonzero(lengths > start)
-        at = offsets[rows, None] + start + np.arange(8)
-        inside = start + np.arange(8) < lengths[rows, None]
-        word = np.where(inside, data[np.minimum(at, len(data) - 1)], 0).astype(np.uint8)
-        hashes[rows] = mix(hashes[rows] ^ word.view("<u8").ravel())
-    return hashes

@@ -20,7 +20,6 @@ import numpy.typing as npt
 from threefs.common.errors import Corrupt
 
 ENTRY: Final = np.dtype([("offset", "<u8"), ("bytes", "<u8"), ("rows", "<u8")])
-END_OF_STREAM: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 Entries = npt.NDArray[np.void]  # of dtype ENTRY
 

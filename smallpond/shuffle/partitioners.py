@@ -7,7 +7,7 @@ partitioners give equal rows equal partitions, on every producer and whatever en
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from threefs.common.errors import UserError
-from threefs.smallpond.shuffle.hashing import hash_rows, partitions_of
+from threefs.smallpond.shuffle.hashing import owners_by_hash
 
 PARTITIONS_MAX: Final = 1 << 24  # an index has 24 bytes a partition and round
 Owners = npt.NDArray[np.uint32]
@@ -26,8 +26,11 @@ class Partitioner(Protocol):
     @property
     def partitions(self) -> int: ...
 
-    def owners(self, batch: pa.RecordBatch) -> Owners:
-        """The partition of every row, each in 0 … partitions - 1. UserError if a row or column cannot have one."""
+    def owners(self, batch: pa.RecordBatch, number: int) -> Owners:
+        """The partition of every row of the producer's batch `number`, each in 0 … partitions - 1.
+
+        UserError if a row or column cannot have one.
+        """
         ...
 
 
@@ -43,8 +46,8 @@ class HashPartitioner:
         if not self.columns:
             raise UserError("a hash partition needs at least one column", "name the columns to hash by")
 
-    def owners(self, batch: pa.RecordBatch) -> Owners:
-        return partitions_of(hash_rows([column_of(batch, name) for name in self.columns]), self.partitions)
+    def owners(self, batch: pa.RecordBatch, number: int) -> Owners:
+        return owners_by_hash([column_of(batch, name) for name in self.columns], self.partitions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class RangePartitioner:
     def partitions(self) -> int:
         return len(self.split_points) + 1
 
-    def owners(self, batch: pa.RecordBatch) -> Owners:
+    def owners(self, batch: pa.RecordBatch, number: int) -> Owners:
         values = column_of(batch, self.column)
         points = self._points(values.type)
         if pa.types.is_dictionary(values.type):
@@ -110,7 +113,7 @@ class GivenPartitioner:
     def __post_init__(self) -> None:
         check_partitions(self.partitions)
 
-    def owners(self, batch: pa.RecordBatch) -> Owners:
+    def owners(self, batch: pa.RecordBatch, number: int) -> Owners:
         values = column_of(batch, self.column)
         if not pa.types.is_integer(values.type):
             raise UserError(
@@ -129,20 +132,19 @@ class GivenPartitioner:
         return owners
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RandomPartitioner:
-    """Each row goes anywhere, with equal chances; equal seeds and inputs give equal places."""
+    """Each row goes anywhere, with equal chances. Give each producer a seed of its own."""
 
     partitions: int
     seed: int
-    _random: np.random.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_partitions(self.partitions)
-        self._random = np.random.default_rng(self.seed)
 
-    def owners(self, batch: pa.RecordBatch) -> Owners:
-        owners: Owners = self._random.integers(self.partitions, size=batch.num_rows, dtype=np.uint32)
+    def owners(self, batch: pa.RecordBatch, number: int) -> Owners:
+        random = np.random.default_rng([self.seed, number])
+        owners: Owners = random.integers(self.partitions, size=batch.num_rows, dtype=np.uint32)
         return owners
 
 

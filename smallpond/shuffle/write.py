@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -10,11 +12,16 @@ import numpy as np
 import pyarrow as pa
 
 from threefs.common.errors import UserError
-from threefs.smallpond.shuffle.layout import END_OF_STREAM, ENTRY, Entries, ShuffleFile
+from threefs.smallpond.shuffle.columns import Scratch
+from threefs.smallpond.shuffle.layout import ENTRY, Entries, ShuffleFile
 from threefs.smallpond.shuffle.partitioners import Partitioner
+from threefs.smallpond.shuffle.scatter import scattered
 
 Compression = Literal["none", "lz4", "zstd"]
 ROUND_SHARE: Final = 4  # a round, its scattered form, what the reader prepares and what the writer holds
+ROUND_BYTES_MIN: Final = 64 << 20  # larger rounds make longer reads only where there are many partitions
+ROUND_BYTES_MAX: Final = 1 << 30  # rows of a round are counted in 32 bits, strings of a partition in 31
+PIECE_ROWS: Final = 128 << 10  # what a thread takes at a time: its owners and places stay in the cache
 WRITE_BYTES: Final = 4 << 20  # what one write call carries
 
 
@@ -30,8 +37,9 @@ def write_shuffle(
 ) -> ShuffleFile:
     """Writes all rows of `source` to one new file, grouped by partition; returns what consumers need to find them.
 
-    Rows are taken in rounds of about a quarter of `memory_bytes`; within a partition they keep their order. Each
-    round is written out before the next begins, so that any input fits. `threads` partition at the same time.
+    Rows are taken in rounds of about a MiB a partition, at most a quarter of `memory_bytes`; within a partition they
+    keep their order. Each round is written out before the next begins, so that any input fits. `threads` partition at
+    the same time.
     Columns named in `drop` decide the partition but are not written. Dictionary columns are written as their values.
     `compression` is that of the Arrow buffers; only "none" is read without a copy. After a failure no file is left.
     """
@@ -41,38 +49,44 @@ def write_shuffle(
     schema = written_schema(source.schema, drop)
     options = pa.ipc.IpcWriteOptions(compression=codecs[compression], use_threads=threads > 1)
     target = Path(path)
+    round_bytes = min(memory_bytes // ROUND_SHARE, max(ROUND_BYTES_MIN, by.partitions << 20), ROUND_BYTES_MAX)
     try:
-        with pa.output_stream(str(target), compression=None, buffer_size=WRITE_BYTES) as sink:
-            return _write(source, sink, target, by, schema, options, memory_bytes // ROUND_SHARE)
+        with (
+            pa.output_stream(str(target), compression=None, buffer_size=WRITE_BYTES) as sink,
+            ThreadPoolExecutor(threads) as pool,
+        ):
+            scatter = partial(scattered, by=by, schema=schema, pool=pool, scratch=Scratch())
+            index, schema_bytes = _write(
+                sink, schema, options, map(scatter, rounds_of(source, round_bytes)), by.partitions
+            )
     except BaseException:
         target.unlink(missing_ok=True)
         raise
+    index_offset = target.stat().st_size - index.nbytes
+    return ShuffleFile(str(target), by.partitions, index.shape[1], int(index["rows"].sum()), schema_bytes, index_offset)
 
 
 def _write(
-    source: pa.RecordBatchReader,
     sink: pa.NativeFile,
-    path: Path,
-    by: Partitioner,
     schema: pa.Schema,
     options: pa.ipc.IpcWriteOptions,
-    round_bytes: int,
-) -> ShuffleFile:
-    rounds: list[Entries] = []
+    rounds: Iterator[Iterable[tuple[int, pa.RecordBatch]]],
+    partitions: int,
+) -> tuple[Entries, int]:
+    """Writes the stream and the index; returns the index, and the length of the schema message."""
+    found: list[Entries] = []
+    schema_bytes = schema.serialize().size  # written with the first batch
     with pa.ipc.new_stream(sink, schema, options=options) as writer:
-        schema_bytes = schema.serialize().size  # written with the first batch
-        for batches in rounds_of(source, round_bytes):
-            entries = np.zeros(by.partitions, ENTRY)
-            for partition, batch in _partitioned(batches, by, schema):
+        for parts in rounds:
+            entries = np.zeros(partitions, ENTRY)
+            for partition, batch in parts:
                 begin = max(sink.tell(), schema_bytes)
                 writer.write_batch(batch)
                 entries[partition] = (begin, sink.tell() - begin, batch.num_rows)
-            rounds.append(entries)
-    index = np.stack(rounds, axis=1) if rounds else np.zeros((by.partitions, 0), ENTRY)
-    index_offset = sink.tell()
+            found.append(entries)
+    index = np.stack(found, axis=1) if found else np.zeros((partitions, 0), ENTRY)
     sink.write(index.tobytes())
-    assert schema_bytes + len(END_OF_STREAM) <= index_offset
-    return ShuffleFile(str(path), by.partitions, len(rounds), int(index["rows"].sum()), schema_bytes, index_offset)
+    return index, schema_bytes
 
 
 def written_schema(schema: pa.Schema, drop: Sequence[str]) -> pa.Schema:
@@ -80,22 +94,24 @@ def written_schema(schema: pa.Schema, drop: Sequence[str]) -> pa.Schema:
     missing = [name for name in drop if name not in schema.names]
     if missing:
         raise UserError(f"no column {missing[0]!r} to drop", f"the columns are: {', '.join(schema.names)}")
-    fields = [
-        item.with_type(item.type.value_type) if pa.types.is_dictionary(item.type) else item
-        for item in schema
-        if item.name not in drop
-    ]
+    fields = [item.with_type(_written_type(item.type)) for item in schema if item.name not in drop]
     return pa.schema(fields, schema.metadata)
 
 
-def rounds_of(source: pa.RecordBatchReader, round_bytes: int) -> Iterator[list[pa.RecordBatch]]:
-    """Batches with rows, gathered until they have `round_bytes`."""
-    found: list[pa.RecordBatch] = []
+def _written_type(kind: pa.DataType) -> pa.DataType:
+    """Every batch must be readable alone and hold its own bytes only: no shared dictionary, no views."""
+    if pa.types.is_dictionary(kind):
+        return _written_type(kind.value_type)
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
+
+
+def rounds_of(source: Iterable[pa.RecordBatch], round_bytes: int) -> Iterator[list[tuple[int, pa.RecordBatch]]]:
+    """Numbered pieces of the batches, gathered until they have `round_bytes`."""
+    found: list[tuple[int, pa.RecordBatch]] = []
     size = 0
-    for batch in source:
-        if batch.num_rows:
-            found.append(batch)
-            size += batch.nbytes
+    for numbered in enumerate(pieces_of(source)):
+        found.append(numbered)
+        size += numbered[1].nbytes
         if size >= round_bytes:
             yield found
             found, size = [], 0
@@ -103,14 +119,7 @@ def rounds_of(source: pa.RecordBatchReader, round_bytes: int) -> Iterator[list[p
         yield found
 
 
-def _partitioned(
-    batches: list[pa.RecordBatch], by: Partitioner, schema: pa.Schema
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    owners = np.concatenate([by.owners(batch) for batch in batches])
-    table = pa.Table.from_batches(batches).select(schema.names).cast(schema)
-    ordered = table.take(pa.array(np.argsort(owners, kind="stable"))).combine_chunks()
-    counts = np.bincount(owners, minlength=by.partitions)
-    starts = np.cumsum(counts) - counts
-    for partition in np.flatnonzero(counts):
-        part = ordered.slice(int(starts[partition]), int(counts[partition]))
-        yield int(partition), part.to_batches()[0]
+def pieces_of(source: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in source:
+        for start in range(0, batch.num_rows, PIECE_ROWS):
+            yield batch.slice(start, PIECE_ROWS)

@@ -231,8 +231,8 @@ class _PaddedRange:
         self._inner = inner
         self.partitions = partitions
 
-    def owners(self, batch: pa.RecordBatch) -> Any:
-        found = self._inner.owners(batch)
+    def owners(self, batch: pa.RecordBatch, number: int) -> Any:
+        found = self._inner.owners(batch, number)
         assert len(found) == 0 or int(found.max()) < self.partitions
         return found
 
