@@ -44,10 +44,11 @@ def dumps(value: object, what: str = "the result") -> bytes:
     try:
         return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)  # three times as fast, where it can
     except Exception:
-        return _dumps_by_value(value, what)
+        return dumps_by_value(value, what)
 
 
-def _dumps_by_value(value: object, what: str) -> bytes:
+def dumps_by_value(value: object, what: str) -> bytes:
+    """Functions and classes of `__main__` travel with their code: a worker has another `__main__`."""
     try:
         return bytes(cloudpickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL))
     except Exception as exc:
