@@ -60,8 +60,9 @@ def test_other_sessions_and_edited_scripts_read_them_too(tmp_path: Path) -> None
         import sys, threefs.smallpond as smallpond
         sp = smallpond.init(data_root=sys.argv[1])
         {comment}
+        path = sys.argv[2]
         def f(row):
-            open(sys.argv[2], "a").write(".")
+            open(path, "a").write(".")
             return {{"x": row["item"] + {number}}}
         print(sp.from_items([1, 2]).map(f).filter("x > 0").take_all())
     """
