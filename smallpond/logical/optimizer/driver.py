@@ -61,4 +61,3 @@ def optimize(ctx: Context, roots: Sequence[Node], computed: AbstractSet[int] = f
 
 def _all(roots: Sequence[Node]) -> list[Node]:
     return list({id(node): node for root in roots for node in walk(root)}.values())
-

@@ -107,7 +107,12 @@ def _with_source(
 
 def _query(ctx: Context, node: SqlEngineNode, source: Node, query: str, label: str) -> SqlEngineNode:
     found = SqlEngineNode(
-        ctx, (source,), query, cpu_limit=node.cpu_limit, memory_limit=node.memory_limit, memory_overcommit_ratio=PRODUCER_MEMORY
+        ctx,
+        (source,),
+        query,
+        cpu_limit=node.cpu_limit,
+        memory_limit=node.memory_limit,
+        memory_overcommit_ratio=PRODUCER_MEMORY,
     )
     found.location = node.location
     found.label = label

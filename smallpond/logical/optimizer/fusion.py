@@ -1,7 +1,7 @@
 """SQL fusion: a query over a query becomes one query, so that rows are not written and read in between.
 
-    SELECT a FROM {0} WHERE b      over      SELECT * FROM {0} JOIN {1} …
-    SELECT a FROM (SELECT * FROM {0} JOIN {1} …) WHERE b
+SELECT a FROM {0} WHERE b      over      SELECT * FROM {0} JOIN {1} …
+SELECT a FROM (SELECT * FROM {0} JOIN {1} …) WHERE b
 """
 
 from __future__ import annotations

@@ -140,7 +140,9 @@ def _text(item: Tree) -> str:
 def _aggregates() -> frozenset[str]:
     if not _AGGREGATE_NAMES:
         with engine.scratch() as connection:
-            rows = connection.sql("SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type = 'aggregate'")
+            rows = connection.sql(
+                "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type = 'aggregate'"
+            )
             _AGGREGATE_NAMES.update(name for (name,) in rows.fetchall())
     return frozenset(_AGGREGATE_NAMES)
 
