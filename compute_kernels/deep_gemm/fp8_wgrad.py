@@ -94,8 +94,9 @@ def _launch(
         width = 1 << (len(part) - 1).bit_length()
         blocks = [ceil_div(k, K_BLOCK) for k in part]
         values = _arguments_type(width)()
-        values.scale_a = bytes(_scale_map(scale_a, _BLOCK_M))
-        values.scale_b = bytes(_scale_map(scale_b, _BLOCK_N))
+        arguments = _arguments_type(width)
+        ctypes.memmove(ctypes.byref(values, arguments.scale_a.offset), _scale_map(scale_a, _BLOCK_M), 128)
+        ctypes.memmove(ctypes.byref(values, arguments.scale_b.offset), _scale_map(scale_b, _BLOCK_N), 128)
         for i, k in enumerate(part):
             for maps, tensor, rows, box in ((values.a, a, m, _BLOCK_M), (values.b, b, n, _BLOCK_N)):
                 if k:

@@ -15,6 +15,7 @@
 //   CLUSTER  row tiles that receive each key block by one multicast
 //   HALF     0: bf16, 1: fp16
 //   GATHER   0: keys come by copy engine; 1: threads write them, rows that do not count are marked in a bit mask
+//   CAUSAL   if GATHER: whether query positions may see different numbers of keys
 //   QK_TILES columns of Q and K over 64: 9, or 8 without rotary columns
 //   PIECE    0: parts take what the plan gives; else requests are cut at multiples of so many blocks, whatever the batch
 //   WHOLE    1: no plan; blocks of the grid take whole requests by turns, and the largest logit is an output
@@ -28,6 +29,11 @@ constexpr u32 kPlanRow = 8;               // int32 values of a part's plan
 constexpr float kLn2 = 0.6931471805599453f, kLog2e = 1.4426950408889634f;
 constexpr float kSlack = 8.f;             // the kept maximum may lag by 2^8: no rescaling, no loss in bf16 or float32
 
+#if GATHER
+constexpr bool kLimits = CAUSAL;  // rows of a gathered tile differ in what they see
+#else
+constexpr bool kLimits = true;
+#endif
 constexpr u32 kFulls = GATHER ? 2 : kTiles;  // gathered tiles arrive by halves, others one by one
 static_assert(QK_TILES == kTiles || QK_TILES == kValueTiles, "with or without rotary columns");
 
@@ -76,18 +82,13 @@ struct Segment {
 
 // What this block of the grid works on, one segment after another; loaders and math groups walk it alike.
 struct Walk {
-  i32 request, last;
-  i32 first, first_block, end_block, first_split;
+  i32 request, last;  // the rest of the plan is read again when needed: registers are scarce
+
+  DEVICE static const i32* row(const Arguments& p) { return p.gPlan + blockIdx.z * kPlanRow; }
 
   DEVICE explicit Walk(const Arguments& p) {
-    if constexpr (WHOLE) {
-      request = i32(blockIdx.z) - i32(gridDim.z), last = i32(p.batch) - 1;
-    } else {
-      const i32* row = p.gPlan + blockIdx.z * kPlanRow;
-      first = __ldg(row), last = __ldg(row + 1), first_block = __ldg(row + 2), end_block = __ldg(row + 3);
-      first_split = __ldg(row + 4);
-      request = first - 1;
-    }
+    request = WHOLE ? i32(blockIdx.z) - i32(gridDim.z) : __ldg(row(p)) - 1;
+    last = WHOLE ? i32(p.batch) - 1 : __ldg(row(p) + 1);
   }
 
   // Call it with the segment of the call before; the first time with begin = end = 0.
@@ -99,23 +100,22 @@ struct Walk {
       s.begin = 0, s.end = ceil_div(s.length, kKeys), s.slot = 0, s.split = false;
       return true;
     }
-    const bool more = PIECE > 0 && request >= first && s.end < end_of(s);
+    const i32 first = __ldg(row(p)), end_block = __ldg(row(p) + 3);
+    const bool more = PIECE > 0 && request >= first && s.end < (request == last ? end_block : ceil_div(s.length, kKeys));
     if (!more && ++request > last) return false;
     s.request = request;
     s.length = __ldg(p.gLengths + request);
-    s.begin = more ? s.end : request == first ? first_block : 0;
-    s.end = end_of(s);
+    s.begin = more ? s.end : request == first ? __ldg(row(p) + 2) : 0;
+    s.end = request == last ? end_block : ceil_div(s.length, kKeys);
     const i32 before = __ldg(p.gSplits + request);
     s.split = __ldg(p.gSplits + request + 1) - before > 1;
-    s.slot = before + (request == first ? first_split : 0);
+    s.slot = before + (request == first ? __ldg(row(p) + 4) : 0);
     if constexpr (PIECE > 0) {
       s.slot = before + s.begin / larger(PIECE, 1);
       s.end = smaller(s.end, (s.begin / larger(PIECE, 1) + 1) * PIECE);
     }
     return true;
   }
-
-  DEVICE u32 end_of(const Segment& s) const { return request == last ? end_block : ceil_div(s.length, kKeys); }
 };
 
 // ---------------------------------------------------------------- tensor-core steps
@@ -181,7 +181,6 @@ struct Rows {
 #if WHOLE
   float top[2];
 #endif
-  u32 visible[2];  // keys that the row may see
 
   DEVICE void rescale_sum(const float (&factor)[2]) {
     sum[0] *= factor[0];
@@ -202,8 +201,17 @@ DEVICE float quad_sum(float x) {
 // What values scaled by 2^-before must be multiplied with to be scaled by 2^-after. Both may be -infinity.
 DEVICE float rescale_factor(float before, float after) { return before == after ? 1.f : exp2_fast(before - after); }
 
+// Keys that this thread's row `r` may see. Seldom asked, so it is no register.
+DEVICE u32 visible_keys(const Arguments& p, u32 length, u32 r) {
+  const u32 row = blockIdx.x * kRows + threadIdx.x / 32 % 4 * 16 + lane_index() / 4 + 8 * r;
+  const u32 hidden = p.causal ? p.s_q - 1 - smaller(row / (p.heads / p.kv_heads), p.s_q - 1) : 0;
+  return length > hidden ? length - hidden : 0;
+}
+
 // rS becomes the weights; `rows.max` moves from `before` (the maximum in force) to the new one.
-DEVICE void softmax(Shared& s, u32 buffer, Scores& rS, Weights& rP, Rows& rows, const float (&before)[2], u32 first_key, u32 visible_min, float scale) {
+DEVICE void softmax(const Arguments& p, Shared& s, u32 buffer, Scores& rS, Weights& rP, Rows& rows, const float (&before)[2], u32 length, u32 first_key) {
+  const float scale = p.scale;
+  const u32 hidden_max = p.causal ? p.s_q - 1 : 0;
 #if GATHER
   const volatile u32* sValid = reinterpret_cast<const volatile u32*>(s.sValid[buffer]);
   if ((sValid[0] & sValid[1]) != 0xffffffffu) {
@@ -213,11 +221,12 @@ DEVICE void softmax(Shared& s, u32 buffer, Scores& rS, Weights& rP, Rows& rows, 
       if (!((i < 16 ? low : high) >> (i % 16 / 4 * 8 + i % 2) & 1)) rS[i] = -infinity();
   }
 #endif
-  if (first_key + kKeys > visible_min) {
+  if (kLimits && first_key + kKeys + hidden_max > length) {
+    const u32 visible[2] = {visible_keys(p, length, 0), visible_keys(p, length, 1)};
 #pragma unroll
     for (u32 i = 0; i < 32; ++i) {
       const u32 key = first_key + i / 4 * 8 + lane_index() % 4 * 2 + i % 2;
-      if (key >= rows.visible[i / 2 % 2]) rS[i] = -infinity();
+      if (key >= visible[i / 2 % 2]) rS[i] = -infinity();
     }
   }
 #pragma unroll
@@ -399,7 +408,7 @@ struct Parities {
 
 DEVICE u32 keys_in(const Segment& segment, u32 block) { return smaller(kKeys, segment.length - block * kKeys); }
 
-DEVICE void left_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, const Segment& segment, u32 block, u32 visible_min, Parities& parity) {
+DEVICE void left_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, const Segment& segment, u32 block, Parities& parity) {
   const bool has_odd = block + 1 < segment.end;
   const u32 sP1 = smem_address(s.sK[1][kValueTiles]);
   Scores rS;
@@ -410,7 +419,7 @@ DEVICE void left_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, con
   if (block + 2 >= segment.end) release_query(s);
 
   const float before[2] = {rows.max[0], rows.max[1]};
-  softmax(s, 0, rS, rP, rows, before, block * kKeys, visible_min, p.scale);
+  softmax(p, s, 0, rS, rP, rows, before, segment.length, block * kKeys);
   publish(smem_address(s.sP0), s.sMax[0], rP, rows);
   named_barrier_arrive(kP0, kMathThreads);
   const float factor[2] = {rescale_factor(before[0], rows.max[0]), rescale_factor(before[1], rows.max[1])};
@@ -419,6 +428,7 @@ DEVICE void left_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, con
   multiply_own(rO, rP, value_descriptor(s, 0, 0));
   parity.buffer[0] ^= 1;
 
+  __syncwarp();
   if (has_odd) named_barrier_sync(kP1, kMathThreads);
   wgmma_wait<0>();
   pin_registers(rO);
@@ -439,7 +449,7 @@ DEVICE void left_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, con
   release(&s.empty[1][0]);
 }
 
-DEVICE void right_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, const Segment& segment, u32 block, u32 visible_min, Parities& parity) {
+DEVICE void right_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, const Segment& segment, u32 block, Parities& parity) {
   const bool has_odd = block + 1 < segment.end;
   const u32 sP1 = smem_address(s.sK[1][kValueTiles]);
   Scores rS;
@@ -463,7 +473,7 @@ DEVICE void right_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, co
   multiply_other(rO, smem_address(s.sP0), value_descriptor(s, 0, 1));
 
   if (has_odd) {  // beside that product
-    softmax(s, 1, rS, rP, rows, even, (block + 1) * kKeys, visible_min, p.scale);
+    softmax(p, s, 1, rS, rP, rows, even, segment.length, (block + 1) * kKeys);
     named_barrier_sync(kGroup1, 128);  // all four warps have read the ninth tile: it may become P1
     publish(sP1, s.sMax[1], rP, rows);
     named_barrier_arrive(kP1, kMathThreads);
@@ -495,24 +505,19 @@ DEVICE void attend(const Arguments& p, Shared& s) {
     for (u32 i = 0; i < 128; ++i) rO[i] = 0.f;
 #pragma unroll
     for (u32 r = 0; r < 2; ++r) {
-      const u32 row = blockIdx.x * kRows + threadIdx.x / 32 % 4 * 16 + lane_index() / 4 + 8 * r;
-      const u32 hidden = p.causal ? p.s_q - 1 - smaller(row / (p.heads / p.kv_heads), p.s_q - 1) : 0;
       rows.max[r] = -infinity();
       rows.sum[r] = 0.f;
 #if WHOLE
       rows.top[r] = -infinity();
 #endif
-      rows.visible[r] = segment.length > hidden ? segment.length - hidden : 0;
     }
-    const u32 hidden_max = p.causal ? p.s_q - 1 : 0;
-    const u32 visible_min = segment.length > hidden_max ? segment.length - hidden_max : 0;
     if (segment.begin < segment.end) {
       barrier_wait(&s.fullQ, parity.q);
       parity.q ^= 1;
     }
     for (u32 block = segment.begin; block < segment.end; block += 2) {
-      if constexpr (kHalf == 0) left_pair(p, s, rO, rows, segment, block, visible_min, parity);
-      else right_pair(p, s, rO, rows, segment, block, visible_min, parity);
+      if constexpr (kHalf == 0) left_pair(p, s, rO, rows, segment, block, parity);
+      else right_pair(p, s, rO, rows, segment, block, parity);
     }
     store(p, s, parity.q, rO, rows, segment, kHalf);
   }

@@ -7,7 +7,7 @@
 constexpr u32 kShare = kKeys / CLUSTER;   // key rows of a block that this block of the cluster loads
 // A load warp of small boxes holds several page numbers at once.
 constexpr u32 kLoadRegisters = BOX == 16 ? 56 : 40, kMathRegisters = BOX == 16 ? 224 : 232;
-static_assert(kLoadRegisters + 2 * kMathRegisters <= 512, "the register file");
+static_assert(kLoadRegisters + 2 * kMathRegisters <= 504, "what 384 threads get at launch: growing past it waits forever");
 static_assert(kShare % BOX == 0, "a share is whole boxes");
 
 // ---------------------------------------------------------------- load

@@ -15,34 +15,42 @@ enum Source : u32 { kPaged = 0, kSparse = 1, kPrefill = 2 };
 
 constexpr u32 kFp8Row = 656, kScaleOffset = 512, kRotaryOffset = 528;
 constexpr u32 kWarpRows = 16, kLoaders = 128;
-constexpr u32 kLoadRegisters = SOURCE == kPrefill ? 72 : 96, kMathRegisters = SOURCE == kPrefill ? 216 : 208;
-static_assert(kLoadRegisters + 2 * kMathRegisters <= 512, "the register file");
+constexpr u32 kLoadRegisters = SOURCE == kPrefill ? 72 : 88, kMathRegisters = SOURCE == kPrefill ? 216 : 208;
+static_assert(kLoadRegisters + 2 * kMathRegisters <= 504, "what 384 threads get at launch: growing past it waits forever");
 
 // ---------------------------------------------------------------- which rows
+// A block to fetch, in one register: its request, whether it is the first of a segment (its query is due), its buffer.
 struct Step {
-  bool valid, first;  // first block of a segment: its query is due
-  u32 request, buffer;
+  u32 code;
+
+  DEVICE bool valid() const { return code != ~0u; }
+  DEVICE u32 request() const { return code / 4; }
+  DEVICE bool first() const { return code & 2; }
+  DEVICE u32 buffer() const { return code & 1; }
 };
 
 struct Cursor {
   Walk walk;
   Segment segment{};
-  u32 block = 0;
-  bool valid = true;
+  u32 block = 0;  // ~0: there are no more
 
   DEVICE explicit Cursor(const Arguments& p) : walk(p) { find(p); }
 
   DEVICE void find(const Arguments& p) {
-    do valid = walk.next(p, segment);
-    while (valid && segment.begin >= segment.end);
+    do {
+      if (!walk.next(p, segment)) {
+        block = ~0u;
+        return;
+      }
+    } while (segment.begin >= segment.end);
     block = segment.begin;
   }
 
   // The block at hand, and in lane i < 16 the cache row of the warp's key i or -1; then moves on.
   DEVICE Step take(const Arguments& p, i32& row) {
-    const Step step{valid, block == segment.begin, segment.request, (block - segment.begin) % 2};
     row = -1;
-    if (!valid) return step;
+    if (block == ~0u) return Step{~0u};
+    const Step step{segment.request * 4 + (block == segment.begin ? 2 : 0) + (block - segment.begin) % 2};
     const u32 key = block * kKeys + threadIdx.x / 32 % 4 * kWarpRows + lane_index() % kWarpRows;
     if (key < segment.length) {
       if constexpr (SOURCE == kPaged) {
@@ -88,27 +96,38 @@ DEVICE void widen(u32 four, u32 scale_high, u32 scale_low, u32& pair0, u32& pair
   }
 }
 
-// Rows in flight, fewer than a block's: its last ones take the places of its first ones.
-constexpr u32 kLive = 8;
+// Rows in flight: half of a block's. Its second half takes the places of its first, then comes the next block's first.
+constexpr u32 kLive = kWarpRows / 2;
 
 struct Flight {
-  uint4 values[kLive];
+  uint4 values[kLive];     // a lane holds 16 of a row's 512 values
+  uint4 rotary[kLive / 4]; // and 8 of the rotary values of row 4 i + lane / 8
 
-  // A lane takes 16 of a row's 512 values.
   DEVICE void fetch(const Arguments& p, u32 slot, u32 i, i32 row) {
     const i32 at = __shfl_sync(0xffffffffu, row, i);
-    values[slot] = at < 0 ? make_uint4(0, 0, 0, 0)
-                       : load_streaming(p.gCache + u64(u32(at)) * kFp8Row + lane_index() * 16);
+    values[slot] = fetch_16(p, at, lane_index() * 16);
+  }
+
+  DEVICE void fetch_rotary(const Arguments& p, u32 slot, u32 first, i32 row) {
+    const i32 at = __shfl_sync(0xffffffffu, row, first + slot * 4 + lane_index() / 8);
+    rotary[slot] = fetch_16(p, at, kRotaryOffset + lane_index() % 8 * 16);
+  }
+
+  DEVICE static uint4 fetch_16(const Arguments& p, i32 at, u32 offset) {
+    return at < 0 ? make_uint4(0, 0, 0, 0) : load_streaming(p.gCache + u64(u32(at)) * kFp8Row + offset);
   }
 };
 
-// Register j of lane l: scale l % 4 of row 8 j + l / 4.
-DEVICE void fetch_scales(const Arguments& p, float (&scale)[2], i32 row) {
-#pragma unroll
-  for (u32 j = 0; j < 2; ++j) {
-    const i32 at = __shfl_sync(0xffffffffu, row, j * 8 + lane_index() / 4);
-    scale[j] = at < 0 ? 0.f : __ldg(reinterpret_cast<const float*>(p.gCache + u64(u32(at)) * kFp8Row + kScaleOffset) + lane_index() % 4);
-  }
+// The rows of a block to come travel from memory to the L2 meanwhile; one instruction for sixteen of them.
+DEVICE void prefetch_rows(const Arguments& p, i32 row, u32 bytes) {
+  if (row >= 0 && lane_index() < kWarpRows) prefetch_l2(p.gCache + u64(u32(row)) * bytes, bytes);
+}
+
+// Of eight rows from `first`: lane l gets scale l % 4 of row l / 4.
+DEVICE float fetch_scales(const Arguments& p, u32 first, i32 row) {
+  const i32 at = __shfl_sync(0xffffffffu, row, first + lane_index() / 4);
+  if (at < 0) return 0.f;
+  return __ldg(reinterpret_cast<const float*>(p.gCache + u64(u32(at)) * kFp8Row + kScaleOffset) + lane_index() % 4);
 }
 
 DEVICE void store_row(u8* sK, u32 row, uint4 values, float scale) {
@@ -131,39 +150,43 @@ DEVICE void load_fp8(const Arguments& p, Shared& s, const TensorMap& map_q) {
   Cursor cursor(p);
   i32 row, row_next;
   Step step = cursor.take(p, row), next = cursor.take(p, row_next);
+  prefetch_rows(p, row_next, kFp8Row);
   Flight flight;
-  float scales[2];
 #pragma unroll
   for (u32 i = 0; i < kLive; ++i) flight.fetch(p, i, i, row);
-  fetch_scales(p, scales, row);
-  while (step.valid) {
+#pragma unroll
+  for (u32 i = 0; i < kLive / 4; ++i) flight.fetch_rotary(p, i, 0, row);
+  float scales = fetch_scales(p, 0, row);
+  while (step.valid()) {
     i32 row_later;
     const Step later = cursor.take(p, row_later);
-    float scales_next[2];
-    fetch_scales(p, scales_next, row_next);
-    if (step.first && warp == 0 && lane == 0) load_query(s, map_q, step.request, parity_q);
-    await_buffer(s, step.buffer, parity);
-    mark_valid(s, step.buffer, row);
-    u8* sK = s.sK[step.buffer][0];
+    if (step.first() && warp == 0 && lane == 0) load_query(s, map_q, step.request(), parity_q);
+    await_buffer(s, step.buffer(), parity);
+    mark_valid(s, step.buffer(), row);
+    u8* sK = s.sK[step.buffer()][0];
+#pragma unroll 1
+    for (u32 first = 0; first < kWarpRows; first += kLive) {  // not unrolled: else shuffles move up and fill registers
+      const i32 row_from = first == 0 ? row : row_next;
+      const u32 from = kLive - first;
+      const float scales_next = fetch_scales(p, from, row_from);
 #pragma unroll
-    for (u32 i = 0; i < 4; ++i) {
-      const u32 r = i * 4 + lane / 8;
-      const i32 at = __shfl_sync(0xffffffffu, row, r);
-      copy_16(sK + swizzled(kValueTiles, warp * kWarpRows + r, lane % 8),
-              p.gCache + u64(u32(larger(at, 0))) * kFp8Row + kRotaryOffset + lane % 8 * 16, at < 0 ? 0 : 16);
-    }
+      for (u32 i = 0; i < kLive / 4; ++i) {
+        *reinterpret_cast<uint4*>(sK + swizzled(kValueTiles, warp * kWarpRows + first + i * 4 + lane / 8, lane % 8)) = flight.rotary[i];
+        flight.fetch_rotary(p, i, from, row_from);
+      }
 #pragma unroll
-    for (u32 i = 0; i < kWarpRows; ++i) {
-      store_row(sK, warp * kWarpRows + i, flight.values[i % kLive], __shfl_sync(0xffffffffu, scales[i / 8], i % 8 * 4 + lane / 8));
-      if (i + kLive < kWarpRows) flight.fetch(p, i, i + kLive, row);
-      else flight.fetch(p, i % kLive, i % kLive, row_next);
+      for (u32 i = 0; i < kLive; ++i) {
+        store_row(sK, warp * kWarpRows + first + i, flight.values[i], __shfl_sync(0xffffffffu, scales, i * 4 + lane / 8));
+        flight.fetch(p, i, from + i, row_from);
+      }
+      scales = scales_next;
     }
     fence_proxy_async();
-    copies_arrive(&s.full[step.buffer][0]);
-    barrier_arrive(&s.full[step.buffer][1]);
+    barrier_arrive(&s.full[step.buffer()][0]);
+    barrier_arrive(&s.full[step.buffer()][1]);
+    prefetch_rows(p, row_later, kFp8Row);
     step = next, next = later;
     row = row_next, row_next = row_later;
-    scales[0] = scales_next[0], scales[1] = scales_next[1];
   }
 }
 
@@ -175,15 +198,15 @@ DEVICE void load_bf16(const Arguments& p, Shared& s, const TensorMap& map_q) {
   Cursor cursor(p);
   i32 row;
   Step step = cursor.take(p, row);
-  while (step.valid) {
+  while (step.valid()) {
     i32 row_next;
     const Step next = cursor.take(p, row_next);
-    if (step.first && warp == 0 && lane == 0) load_query(s, map_q, step.request, parity_q);
-    u8* sK = s.sK[step.buffer][0];
+    if (step.first() && warp == 0 && lane == 0) load_query(s, map_q, step.request(), parity_q);
+    u8* sK = s.sK[step.buffer()][0];
 #pragma unroll
     for (u32 half = 0; half < 2; ++half) {
-      barrier_wait(&s.empty[step.buffer][half], parity >> step.buffer & 1);
-      if (half == 0) mark_valid(s, step.buffer, row);
+      barrier_wait(&s.empty[step.buffer()][half], parity >> step.buffer() & 1);
+      if (half == 0) mark_valid(s, step.buffer(), row);
 #pragma unroll 4
       for (u32 i = 0; i < kWarpRows; ++i) {
         const i32 at = __shfl_sync(0xffffffffu, row, i);
@@ -200,9 +223,9 @@ DEVICE void load_bf16(const Arguments& p, Shared& s, const TensorMap& map_q) {
                   p.gCache + u64(u32(larger(at, 0))) * kRowBytes + 1024 + lane % 8 * 16, at < 0 ? 0 : 16);
         }
       }
-      copies_arrive(&s.full[step.buffer][half]);
+      copies_arrive(&s.full[step.buffer()][half]);
     }
-    parity ^= 1 << step.buffer;
+    parity ^= 1 << step.buffer();
     step = next, row = row_next;
   }
   copies_wait();

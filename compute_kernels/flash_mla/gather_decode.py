@@ -50,10 +50,10 @@ _ROTARY, _GROUP, _E4M3_MAX = 64, 128, 448.0
 
 
 @lru_cache(maxsize=16)
-def gather_source(kind: int, qk_tiles: int = 9) -> KernelSource:
+def gather_source(kind: int, qk_tiles: int = 9, causal: bool = False) -> KernelSource:
     """`kind`: 0 an FP8 cache in order, 1 by indices, 2 bf16 rows by indices (prefill)."""
     constants, shapes = attention_constants(torch.bfloat16, gather=1, qk_tiles=qk_tiles, whole=int(kind == _PREFILL))
-    return KernelSource(_FILE, "mla_gather", (*constants, ("SOURCE", kind)), shapes)
+    return KernelSource(_FILE, "mla_gather", (*constants, ("SOURCE", kind), ("CAUSAL", int(causal))), shapes)
 
 
 def quantise_rows(rows: torch.Tensor) -> torch.Tensor:
@@ -106,7 +106,7 @@ def decode_fp8(
     )  # fmt: skip
     kind = _PAGED if indices is None else _SPARSE
     launch = Launch((shape.row_tiles, 1, parts), 384, _SHARED_BYTES)
-    loaded(gather_source(kind)).launch(launch, (map_q, arguments), q.device)
+    loaded(gather_source(kind, causal=causal and s_q > 1)).launch(launch, (map_q, arguments), q.device)
     if parts > 1:
         launch_combine(shape, plan, splits, results, sink_at, every=False)
     return results.out, results.lse

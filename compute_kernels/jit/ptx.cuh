@@ -177,6 +177,11 @@ DEVICE void copies_arrive(u64* barrier) {
 
 DEVICE void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// Brings `bytes` (a multiple of 16) into the L2.
+DEVICE void prefetch_l2(const void* source, u32 bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(source), "r"(bytes) : "memory");
+}
+
 // Read once: leaves no line in the L1.
 DEVICE uint4 load_streaming(const void* source) {
   uint4 v;
@@ -225,11 +230,6 @@ DEVICE float4 load_shared_float4(u32 address) {
                : "r"(address)
                : "memory");
   return v;
-}
-
-// Adds to two neighbouring floats in global memory, 8-byte aligned.
-DEVICE void add_global_pair(float* address, float x, float y) {
-  asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(address), "f"(x), "f"(y) : "memory");
 }
 
 // Reads from block `rank` of the cluster at the offset that `address` has here.

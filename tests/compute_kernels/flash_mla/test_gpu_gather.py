@@ -52,7 +52,7 @@ def _table(lengths: list[int], page: int) -> tuple[torch.Tensor, int]:
 def test_fp8_cache_in_order(heads: int, s_q: int, page: int, causal: bool) -> None:
     lengths = [1, 0, 63, 640, 4097, 2, 900]
     table, blocks = _table(lengths, page)
-    cache = flash_mla.quantise_rows(_random(blocks, page, 1, 576) * (10 ** torch.rand(blocks, page, 1, 1, device="cuda")))
+    cache = flash_mla.quantise_rows(_random(blocks, page, 1, 576) * (10 ** -torch.rand(blocks, page, 1, 1, device="cuda")))
     q, lens = _random(len(lengths), s_q, heads, 576), torch.tensor(lengths, dtype=torch.int32, device="cuda")
     wanted, wanted_lse = reference_decode(q, flash_mla.dequantise_rows(cache), table, lens, 576**-0.5, causal)
     for i, length in enumerate(lengths):  # what lies past the end has no influence
