@@ -133,7 +133,7 @@ def first_row(connection: Connection, query: str) -> tuple[Any, ...]:
     """The first row of a query that has one."""
     with errors_of(query):
         found: Any = connection.sql(query)
-        row: tuple[Any, ...] = found.fetchone()
+        row: tuple[Any, ...] = found.fetchall()[0]
     return row
 
 
