@@ -226,6 +226,7 @@ class FileQueueExecutor(Executor):
             stdin=subprocess.DEVNULL,
         )
 
+
 def create(context: Any, config: Any) -> FileQueueExecutor:
     """Options: `queue` (a folder that workers started by hand share; default: one in the job's folder), and
     `lease_seconds`, `inotify`. `num_executors` workers are started on this host."""
