@@ -74,15 +74,18 @@ def bench_io(
 def bench_meta(
     folder: DirOption = None,
     count: Annotated[int, typer.Option(min=100, help="Files.")] = 5000,
+    procs: Annotated[int, typer.Option(min=1, max=64, help="Measure with so many processes as well.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Creates, and stats of inodes that no cache knows, through the mount."""
+    """Creates by one process, and stats of inodes that no cache knows, through the mount."""
     from threefs.cli.dev.cluster import DevCluster
     from threefs.workloads.bench.mount import names
 
     cluster = DevCluster.open(required_dir(folder))
     with _folders(cluster.folder) as (ours, local):
-        results = names(ours, local, count, remount=lambda: cluster.restart("mount-1"))
+        results = []
+        for processes in dict.fromkeys((1, procs)):
+            results += names(ours, local, count, remount=lambda: cluster.restart("mount-1"), processes=processes)
     _print(results, as_json)
 
 

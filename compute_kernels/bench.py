@@ -1,4 +1,4 @@
-"""Times the kernels on this machine: `python -m threefs.compute_kernels.bench [gemm] [grouped] [mla] [start]`.
+"""Times the kernels on this machine: `python -m threefs.compute_kernels.bench [PART...]`.
 
 Each figure is the median over replays of a CUDA graph that flushes the L2 (a 512 MiB memset) before each call, less
 the time of a graph that only flushes; so it holds no host time. The two ceilings are measured first: a copy through
@@ -15,22 +15,21 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from threefs.compute_kernels import deep_gemm, flash_mla
+from threefs.compute_kernels.bench_rows import bf16_rows, fp8_cache_rows, logits_rows, sparse_rows, wgrad_rows
+from threefs.compute_kernels.bench_timing import Row, row, timed
 from threefs.compute_kernels.deep_gemm.tilings import choose_dense
 from threefs.compute_kernels.jit import build, require_hopper
 
-__all__ = ["Row", "main"]
+__all__ = ["main"]
 
-_FLUSH_BYTES = 512 << 20
 # (n, k): microseconds of the original at m = 64, 128, 4096
 _GEMM = {
     (2112, 7168): (11.1, 11.7, 107.4),
@@ -59,64 +58,14 @@ _MLA: tuple[tuple[tuple[int, ...], int, int, float], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """One timed call."""
-
-    kernel: str
-    shape: str
-    microseconds: float
-    tflops: float
-    gigabytes_s: float
-    original_microseconds: float | None = None
-
-    def line(self) -> str:
-        ratio = f"{self.original_microseconds / self.microseconds:6.2f}" if self.original_microseconds else "     -"
-        head = f"{self.kernel:10} {self.shape:28} {self.microseconds:9.1f} {self.tflops:8.0f}"
-        return f"{head} {self.gigabytes_s:8.0f} {ratio}"
-
-
 _HEADER = f"{'kernel':10} {'shape':28} {'us':>9} {'TFLOPS':>8} {'GB/s':>8} {'x orig':>6}"
-
-
-def timed(call: Callable[[], object], calls: int = 8, replays: int = 5) -> float:
-    """Microseconds of one call with a cold L2, as the module says."""
-    scratch = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device="cuda")
-    call()
-    torch.cuda.synchronize()
-
-    def capture(body: Callable[[], object]) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(calls):
-                scratch.zero_()
-                body()
-        return graph
-
-    with_call, without = capture(call), capture(lambda: None)
-    samples: list[float] = []
-    for _ in range(replays):
-        marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(3)]  # type: ignore[no-untyped-call]
-        marks[0].record()
-        with_call.replay()
-        marks[1].record()
-        without.replay()
-        marks[2].record()
-        torch.cuda.synchronize()
-        difference = float(marks[0].elapsed_time(marks[1]) - marks[1].elapsed_time(marks[2]))
-        samples.append(difference * 1000 / calls)
-    return statistics.median(samples)
-
-
-def _row(kernel: str, shape: str, us: float, operations: float, bytes_: float, original: float | None = None) -> Row:
-    return Row(kernel, shape, us, operations / us / 1e6, bytes_ / us / 1e3, original)
 
 
 def ceilings() -> list[Row]:
     source = torch.randn(1 << 29, device="cuda")
     target = torch.empty_like(source)
     copy = timed(lambda: torch.neg(source, out=target), calls=3)
-    rows = [_row("copy", "2 GiB read + 2 GiB written", copy, 0.0, 2.0 * source.nbytes)]
+    rows = [row("copy", "2 GiB read + 2 GiB written", copy, 0.0, 2.0 * source.nbytes)]
     one = torch.ones((), device="cuda")
     for m, n, k in ((4096, 7168, 16384), (4096, 4096, 7168)):
         (a, _), (b, _) = _operands(m, n, k)
@@ -124,7 +73,7 @@ def ceilings() -> list[Row]:
         def product(a: torch.Tensor = a, b: torch.Tensor = b) -> torch.Tensor:
             return torch._scaled_mm(a, b.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True)
 
-        rows.append(_row("cuBLAS fp8", f"{m}x{n}x{k}", timed(product), 2.0 * m * n * k, m * k + n * k + 2.0 * m * n))
+        rows.append(row("cuBLAS fp8", f"{m}x{n}x{k}", timed(product), 2.0 * m * n * k, m * k + n * k + 2.0 * m * n))
     return rows
 
 
@@ -145,7 +94,7 @@ def gemm_rows() -> list[Row]:
             lhs, rhs = _operands(m, n, k)
             out = torch.empty(m, n, dtype=torch.bfloat16, device="cuda")
             us = timed(lambda lhs=lhs, rhs=rhs, out=out: deep_gemm.gemm_fp8_fp8_bf16_nt(lhs, rhs, out))  # type: ignore[misc]
-            rows.append(_row("fp8 dense", f"{m}x{n}x{k}", us, 2.0 * m * n * k, m * k + n * k + 2.0 * m * n, original))
+            rows.append(row("fp8 dense", f"{m}x{n}x{k}", us, 2.0 * m * n * k, m * k + n * k + 2.0 * m * n, original))
     return rows
 
 
@@ -169,7 +118,7 @@ def grouped_rows() -> list[Row]:
 
         rows_all = float(groups * m)
         bytes_ = rows_all * k + groups * n * k + 2 * rows_all * n
-        rows.append(_row("contiguous", f"{groups}x{m}x{n}x{k}", timed(contiguous, 4), 2 * rows_all * n * k, bytes_))
+        rows.append(row("contiguous", f"{groups}x{m}x{n}x{k}", timed(contiguous, 4), 2 * rows_all * n * k, bytes_))
     for groups, m, n, k in ((1, 1024, 4096, 7168), (4, 256, 4096, 7168), (1, 1024, 7168, 2048), (4, 256, 7168, 2048)):
         flat, _ = _operands(groups * 4096, 8, k)
         values = (
@@ -190,7 +139,7 @@ def grouped_rows() -> list[Row]:
 
         rows_all = float(groups * m)
         bytes_ = rows_all * k + groups * n * k + 2 * rows_all * n
-        rows.append(_row("masked", f"{groups}x{m}x{n}x{k}", timed(masked), 2 * rows_all * n * k, bytes_))
+        rows.append(row("masked", f"{groups}x{m}x{n}x{k}", timed(masked), 2 * rows_all * n * k, bytes_))
     return rows
 
 
@@ -211,7 +160,7 @@ def mla_rows() -> list[Row]:
         keys = float(sum(lengths))
         shape = f"b{batch} s{lengths[0] if lengths != _UNEVEN else 'uneven'} h{heads} q{s_q}"
         operations, bytes_ = 2.0 * heads * s_q * keys * 1088, keys * 1152 + 2.0 * batch * heads * s_q * 1088
-        rows.append(_row("mla decode", shape, timed(decode, 5, 3), operations, bytes_, original))
+        rows.append(row("mla decode", shape, timed(decode, 5, 3), operations, bytes_, original))
     return rows
 
 
@@ -238,16 +187,28 @@ def start_figures() -> dict[str, float]:
     return figures
 
 
+_PARTS = {
+    "gemm": gemm_rows,
+    "grouped": grouped_rows,
+    "bf16": bf16_rows,
+    "wgrad": wgrad_rows,
+    "logits": logits_rows,
+    "mla": mla_rows,
+    "fp8": fp8_cache_rows,
+    "sparse": sparse_rows,
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="3fs bench kernels", description="Time the GPU kernels on this machine.")
-    parser.add_argument("parts", nargs="*", choices=["gemm", "grouped", "mla", "start", []], help="default: all")
+    parser.add_argument("parts", nargs="*", choices=[*_PARTS, "start", []], help="default: all")
     parser.add_argument("--json", type=Path, help="also write all figures here")
     options = parser.parse_args(arguments)
     require_hopper(0)
-    parts = options.parts or ["gemm", "grouped", "mla", "start"]
+    parts = options.parts or [*_PARTS, "start"]
     print(f"{torch.cuda.get_device_name(0)}\n{_HEADER}")
     rows: list[Row] = []
-    for name, measure in (("", ceilings), ("gemm", gemm_rows), ("grouped", grouped_rows), ("mla", mla_rows)):
+    for name, measure in (("", ceilings), *_PARTS.items()):
         if not name or name in parts:
             found = measure()
             print(*(row.line() for row in found), sep="\n", flush=True)

@@ -14,6 +14,7 @@ INNER = [
     "engine_query",
     "engine_reader",
     "engine_recover",
+    "engine_finished",
     "engine_flush",
     "engine_stage",
     "engine_writer",

@@ -9,10 +9,9 @@ import torch
 
 from threefs.compute_kernels.deep_gemm.checks import Quantised, check_fp8_operands, check_groups, check_output
 from threefs.compute_kernels.deep_gemm.fp8_gemm import CONTIGUOUS, DENSE, MASKED, launch_gemm
-from threefs.compute_kernels.deep_gemm.layout import get_col_major_tma_aligned_tensor, get_num_sms
+from threefs.compute_kernels.deep_gemm.layout import get_col_major_tma_aligned_tensor, sms_of
 from threefs.compute_kernels.deep_gemm.tilings import choose_contiguous, choose_dense, choose_masked
 from threefs.compute_kernels.errors import InvalidInput
-from threefs.compute_kernels.jit.driver import require_hopper
 
 __all__ = [
     "fp8_gemm_nt",
@@ -24,13 +23,6 @@ __all__ = [
 ]
 
 
-def _sms(device: torch.device) -> int:
-    if device.type != "cuda":
-        require_hopper(0)
-        raise InvalidInput(f"lhs is on {device}; move the operands to the GPU")
-    return min(get_num_sms(), require_hopper(device.index or 0))
-
-
 def gemm_fp8_fp8_bf16_nt(lhs: Quantised, rhs: Quantised, out: torch.Tensor) -> None:
     """out [m, n] bf16 = lhs @ rhs.T.
 
@@ -40,7 +32,7 @@ def gemm_fp8_fp8_bf16_nt(lhs: Quantised, rhs: Quantised, out: torch.Tensor) -> N
     """
     m, n, k = check_fp8_operands(lhs, rhs, lhs_dims=2, rhs_dims=2)
     check_output(out, (m, n), lhs[0].device)
-    sms = _sms(lhs[0].device)
+    sms = sms_of(lhs[0].device)
     if m == 0 or n == 0:
         return
     scale_a = get_col_major_tma_aligned_tensor(lhs[1])
@@ -58,7 +50,7 @@ def m_grouped_gemm_fp8_fp8_bf16_nt_contiguous(
     m, n, k = check_fp8_operands(lhs, rhs, lhs_dims=2, rhs_dims=3)
     check_output(out, (m, n), lhs[0].device)
     check_groups("m_indices", m_indices, m, lhs[0].device)
-    sms = _sms(lhs[0].device)
+    sms = sms_of(lhs[0].device)
     if m == 0 or n == 0:
         return
     scale_a = get_col_major_tma_aligned_tensor(lhs[1])
@@ -79,7 +71,7 @@ def m_grouped_gemm_fp8_fp8_bf16_nt_masked(
     check_groups("masked_m", masked_m, groups, lhs[0].device)
     if expected_m < 0:
         raise InvalidInput(f"expected_m is {expected_m}; it must be 0 or more")
-    sms = _sms(lhs[0].device)
+    sms = sms_of(lhs[0].device)
     if m == 0 or n == 0 or groups == 0:
         return
     scale_a = get_col_major_tma_aligned_tensor(lhs[1])

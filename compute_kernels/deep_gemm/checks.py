@@ -9,7 +9,15 @@ import torch
 from threefs.compute_kernels.deep_gemm.layout import K_BLOCK, ceil_div
 from threefs.compute_kernels.errors import InvalidInput
 
-__all__ = ["check_fp8_operands", "check_groups", "check_output"]
+__all__ = [
+    "Quantised",
+    "check_bf16_operands",
+    "check_fine_operands",
+    "check_fp8_operands",
+    "check_groups",
+    "check_k_groups",
+    "check_output",
+]
 
 Quantised = tuple[torch.Tensor, torch.Tensor]
 
@@ -76,3 +84,83 @@ def check_groups(name: str, groups: torch.Tensor, count: int, device: torch.devi
     _expect(tuple(groups.shape) == (count,), lambda: f"{name} has shape {tuple(groups.shape)}; it must be {(count,)}")
     _expect(groups.is_contiguous(), lambda: f"{name} has strides {groups.stride()}; call .contiguous() first")
     _expect(groups.device == device, lambda: f"{name} is on {groups.device} and lhs on {device}; use one device")
+
+
+def check_fine_operands(lhs: Quantised, rhs: Quantised) -> tuple[int, int, int]:
+    """Both sides with one scale for each row and 128 values; returns m, n, k."""
+    (a, scale_a), (b, scale_b) = lhs, rhs
+    _check_values("lhs", a, (2,))
+    _check_values("rhs", b, (2,))
+    m, k, n = a.shape[0], a.shape[1], b.shape[0]
+    _expect(b.shape[1] == k, lambda: f"lhs has k = {k} and rhs has k = {b.shape[1]}; both must have the same")
+    _expect(k > 0, lambda: "k is 0; there is nothing to multiply")
+    _expect(n % 2 == 0, lambda: f"n is {n}; it must be even, so that the output is added to in pairs")
+    _check_scale("lhs scales", scale_a, (m, ceil_div(k, K_BLOCK)))
+    _check_scale("rhs scales", scale_b, (n, ceil_div(k, K_BLOCK)))
+    _check_devices(a, {"lhs scales": scale_a, "rhs": b, "rhs scales": scale_b})
+    return m, n, k
+
+
+def check_k_groups(lhs: Quantised, rhs: Quantised, ks: list[int]) -> tuple[int, int]:
+    """Groups of different k behind each other; returns m and n, which the scales' shapes tell."""
+    blocks, total = sum(ceil_div(k, K_BLOCK) for k in ks), sum(ks)
+    _expect(all(k >= 0 and k % 16 == 0 for k in ks), lambda: f"the k's are {ks}; each must be a multiple of 16")
+    extents = []
+    for name, (values, scale) in (("lhs", lhs), ("rhs", rhs)):
+        _expect(
+            values.dtype == torch.float8_e4m3fn,
+            lambda name=name, v=values: f"{name} is {v.dtype}; it must be torch.float8_e4m3fn",
+        )  # type: ignore[misc]
+        _expect(
+            scale.dim() == 2,
+            lambda name=name, s=scale: f"{name} scales have shape {tuple(s.shape)}; they must be [K blocks, rows]",
+        )  # type: ignore[misc]
+        rows = scale.shape[1]
+        _check_scale(f"{name} scales", scale, (blocks, rows))
+        _expect(values.is_contiguous(), lambda name=name: f"{name} must be contiguous")  # type: ignore[misc]
+        _expect(
+            values.numel() == rows * total,
+            lambda name=name, v=values, rows=rows: (
+                f"{name} has {v.numel()} values; {rows} rows of k {ks} are {rows * total}"
+            ),  # type: ignore[misc]
+        )
+        _expect(
+            values.data_ptr() % 16 == 0,
+            lambda name=name: f"{name} begins at an address that is no multiple of 16: copy it",
+        )  # type: ignore[misc]
+        extents.append(rows)
+    m, n = extents
+    _expect(n % 2 == 0, lambda: f"n is {n}; it must be even, so that the output is added to in pairs")
+    _check_devices(lhs[0], {"lhs scales": lhs[1], "rhs": rhs[0], "rhs scales": rhs[1]})
+    return m, n
+
+
+def _check_devices(first: torch.Tensor, others: dict[str, torch.Tensor]) -> None:
+    for name, tensor in others.items():
+        if tensor.device != first.device:
+            raise InvalidInput(f"{name} are on {tensor.device} and lhs on {first.device}; use one device")
+
+
+def check_bf16_operands(
+    a: torch.Tensor, b: torch.Tensor, *, lhs_dims: int = 2, rhs_dims: int = 2, a_mn: bool = False, b_mn: bool = False
+) -> tuple[int, int, int]:
+    """a [.., m, k] or [k, m], b [.., n, k] or [k, n]; returns m (of one group if a has groups), n, k."""
+    for name, tensor, dims in (("a", a, lhs_dims), ("b", b, rhs_dims)):
+        shape, dtype = tuple(tensor.shape), tensor.dtype
+        if dtype != torch.bfloat16:
+            raise InvalidInput(f"{name} is {dtype}; it must be torch.bfloat16")
+        if tensor.dim() != dims:
+            raise InvalidInput(f"{name} has shape {shape}; it must have {dims} dimensions")
+        if not tensor.is_contiguous():
+            raise InvalidInput(f"{name} {shape} has strides {tensor.stride()}; call .contiguous() first")
+        if shape[-1] % 8 or tensor.data_ptr() % 16:
+            raise InvalidInput(f"{name} {shape}: its rows must be a multiple of 8 values and begin at 16 bytes")
+    m, k = (a.shape[-1], a.shape[-2]) if a_mn else (a.shape[-2], a.shape[-1])
+    n, k_b = (b.shape[-1], b.shape[-2]) if b_mn else (b.shape[-2], b.shape[-1])
+    _expect(k == k_b, lambda: f"a has k = {k} and b has k = {k_b}; both must have the same")
+    _expect(k > 0, lambda: "k is 0; there is nothing to multiply")
+    _expect(n % 8 == 0, lambda: f"n is {n}; it must be a multiple of 8, so that output rows are a multiple of 16 bytes")
+    if lhs_dims == 3 and a.shape[0] != b.shape[0]:
+        raise InvalidInput(f"a has {a.shape[0]} groups and b has {b.shape[0]}; both must have the same")
+    _check_devices(a, {"b": b})
+    return m, n, k

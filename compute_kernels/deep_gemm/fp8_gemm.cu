@@ -6,21 +6,12 @@
 //
 // Compile-time constants, set by fp8_gemm.py and explained there:
 //   BLOCK_N, MATH_GROUPS, WAVES, STAGES, STAGE_K, CLUSTER, SHARE_A, SPLIT_K, BLOCKS_PER_SM, TURNS, STREAM_B, LAYOUT
-#include "wgmma.cuh"
+#include "fp8_steps.cuh"
 
-enum Layout : u32 { kDense = 0, kContiguous = 1, kMasked = 2 };
-
-constexpr u32 kBlockM = 64 * MATH_GROUPS * WAVES, kBlockN = BLOCK_N, kBlockK = 128;
-constexpr u32 kMathThreads = 128 * MATH_GROUPS, kThreads = kMathThreads + 128;
-constexpr u32 kPair = CLUSTER;                // blocks that share an operand by multicast
-constexpr u32 kCluster = CLUSTER * SPLIT_K;   // one of the two is 1
-constexpr u32 kRowsA = kBlockM / (SHARE_A ? kPair : 1), kRowsB = kBlockN / (SHARE_A ? 1 : kPair);
 
 constexpr u32 kBytesA = kBlockM * kBlockK, kBytesB = kBlockN * kBlockK, kBytesScaleA = kBlockM * 4;
 constexpr u32 kBlockBytes = kBytesA + kBytesB;       // one K block
 constexpr u32 kStageBytes = STAGE_K * kBlockBytes;   // STAGE_K neighbours: 128 x STAGE_K bytes of each row
-constexpr u32 kStagingPitch = 144;            // 64 bf16 + 16 bytes: eight rows fall into different banks
-constexpr u32 kStagingBytes = 16 * kStagingPitch;  // of one warp
 constexpr u32 kPartialPitch = kBlockN + 4;    // float32 tile of a split, in the stages' memory
 
 constexpr u32 gcd(u32 a, u32 b) { return b == 0 ? a : gcd(b, a % b); }
@@ -29,77 +20,9 @@ constexpr u32 kScalesB = (kBlockN + 128 - kGranule + 127) / 128;  // weight scal
 
 constexpr u64 kHintB = STREAM_B ? kEvictFirst : kEvictNormal;  // weights that are read once leave the L2 first
 
-static_assert(kBlockN % 8 == 0 && kBlockN <= 256, "shape of wgmma");
 // With two math groups. The sum of the splits at the end is compiled for the smaller of the two budgets.
 constexpr u32 kLoadRegisters = SPLIT_K > 1 ? 40 : 24, kMathRegisters = SPLIT_K > 1 ? 232 : 240;
-static_assert(TURNS < 4, "0: no turns");
-static_assert(CLUSTER == 1 || SPLIT_K == 1, "a cluster either shares or splits");
-static_assert(SHARE_A || kPair == 1 || kBlockN % 16 == 0, "half of B must be whole swizzle atoms");
 static_assert(SPLIT_K == 1 || kBlockM * kPartialPitch * 4 <= STAGES * kStageBytes, "the partial tile reuses the stages");
-
-struct Problem {
-  u32 rows, n, k_blocks;    // rows of one group for kMasked, of all for the others
-  u32 groups, raster;       // raster: row blocks that are walked before the next column block
-  const i32* gGroups;       // kContiguous: group of each row; kMasked: rows in use of each group
-  const u32* sFirstBlock;   // kMasked: row blocks before each group, groups + 1 values
-};
-
-struct Tile {
-  u32 row, column, group;   // row counts over all groups
-  u32 row_end;              // rows from here on are not written
-  bool skip;
-};
-
-// Tiles of a cluster in order: `index` counts pairs of tiles when an operand is shared.
-struct Scheduler {
-  u32 group = 0;
-  DEVICE u32 count(const Problem& p) const {
-    const u32 row_units = ceil_div(LAYOUT == kMasked ? p.sFirstBlock[p.groups] : ceil_div(p.rows, kBlockM), SHARE_A ? 1 : kPair);
-    return row_units * ceil_div(ceil_div(p.n, kBlockN), SHARE_A ? kPair : 1);
-  }
-
-  DEVICE Tile at(const Problem& p, u32 index, u32 rank) {
-    const u32 n_units = ceil_div(ceil_div(p.n, kBlockN), SHARE_A ? kPair : 1);
-    u32 m_units, first_unit = 0;
-    if constexpr (LAYOUT == kMasked) {
-      while (index >= p.sFirstBlock[group + 1] * n_units) ++group;
-      first_unit = p.sFirstBlock[group];
-      index -= first_unit * n_units;
-      m_units = p.sFirstBlock[group + 1] - first_unit;
-    } else {
-      m_units = ceil_div(ceil_div(p.rows, kBlockM), SHARE_A ? 1 : kPair);
-    }
-    const u32 band = index / (p.raster * n_units), inside = index - band * p.raster * n_units;
-    const u32 band_first = band * p.raster, band_rows = smaller(p.raster, m_units - band_first);
-    u32 m_block = band_first + inside % band_rows, n_block = inside / band_rows;
-    if constexpr (kPair > 1) {
-      if constexpr (SHARE_A) n_block = n_block * kPair + rank;
-      else m_block = m_block * kPair + rank;
-    }
-    Tile tile{m_block * kBlockM, n_block * kBlockN, 0, p.rows, false};
-    if constexpr (LAYOUT == kContiguous) {
-      const i32 id = __ldg(p.gGroups + tile.row);
-      tile.skip = id < 0;
-      tile.group = id < 0 ? 0 : id;
-    }
-    if constexpr (LAYOUT == kMasked) {
-      tile.group = group;
-      tile.row_end = group * p.rows + __ldg(p.gGroups + group);
-      tile.row += group * p.rows;
-    }
-    return tile;
-  }
-};
-
-struct Ring {
-  u32 stage = 0, parity = 0;
-  DEVICE void next() {
-    if (++stage == STAGES) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
 
 struct Shared {
   u8* stages;         // STAGES x (A tile, B tile), each in 128-byte swizzle
@@ -155,8 +78,6 @@ struct ScalesB {
 };
 
 // ---------------------------------------------------------------- multiply
-using Sum = float[kBlockN / 2];
-
 // rSum += (row scale x column scale) * rPartial. A thread holds rows r and r + 8, two columns of each eight.
 DEVICE void promote(Sum& rSum, const Sum& rPartial, float scale_low, float scale_high, const float (&scale_b)[kScalesB], u32 first) {
   constexpr bool kOneScale = 128 % kBlockN == 0;
@@ -178,42 +99,6 @@ DEVICE void promote(Sum& rSum, const Sum& rPartial, float scale_low, float scale
       rSum[4 * j + 2] += high * rPartial[4 * j + 2];
       rSum[4 * j + 3] += high * rPartial[4 * j + 3];
     }
-  }
-}
-
-// With TURNS the two warpgroups use the tensor cores strictly by turns: else they interleave, end together, and then
-// both add at once while the tensor cores rest. The turn passes when TURNS of the four steps are done, so that the
-// other's first step is queued before the last one ends.
-template <u32 kGroup>
-DEVICE void multiply_wave(Sum& rPartial, u64 a, u64 b) {
-  constexpr u32 kSteps = kBlockK / 32;
-  if constexpr (TURNS > 0) named_barrier_sync(2 + kGroup, kMathThreads);
-  pin_registers(rPartial);
-  wgmma_fence();
-#pragma unroll
-  for (u32 step = 0; step < kSteps; ++step) {
-    wgmma_e4m3(rPartial, a + step * 2, b + step * 2, step != 0);
-    if (step + 1 == TURNS || step + 1 == kSteps) wgmma_commit();
-  }
-}
-
-template <u32 kGroup>
-DEVICE void finish_wave(Sum& rPartial) {
-  if constexpr (TURNS > 0) {
-    wgmma_wait<1>();
-    named_barrier_arrive(3 - kGroup, kMathThreads);
-  }
-  wgmma_wait<0>();
-  pin_registers(rPartial);
-}
-
-// The warp is done with a stage: tell the producers of all blocks that write into it.
-DEVICE void release(u64* empty) {
-  __syncwarp();
-  if constexpr (kPair > 1) {
-    if (lane_index() < kPair) barrier_arrive_at(empty, lane_index());
-  } else {
-    if (lane_index() == 0) barrier_arrive(empty);
   }
 }
 
@@ -259,34 +144,6 @@ DEVICE void multiply_tile(const Shared& s, const Problem& p, const float* gScale
 }
 
 // ---------------------------------------------------------------- store
-// One warp's 16 rows: through its own staging area, so that global stores are rows of 128 bytes.
-DEVICE void store_wave(const Sum& rSum, u32 staging, u16* gOut, const Problem& p, u32 row, u32 row_end, u32 column) {
-  const u32 lane = lane_index();
-  const u32 matrix_row = (lane & 7) + (lane & 8), matrix_column = (lane >> 4) * 8;
-#pragma unroll
-  for (u32 chunk = 0; chunk < ceil_div(kBlockN, 64); ++chunk) {
-    const u32 eights = smaller(8u, kBlockN / 8 - chunk * 8);
-#pragma unroll
-    for (u32 j = 0; j < eights; j += 2) {
-      const float* r = rSum + (chunk * 8 + j) * 4;
-      const u32 address = staging + matrix_row * kStagingPitch + (j * 8 + matrix_column) * 2;
-      if (j + 1 < eights) stmatrix_x4(address, pack_bf16(r[0], r[1]), pack_bf16(r[2], r[3]), pack_bf16(r[4], r[5]), pack_bf16(r[6], r[7]));
-      else stmatrix_x2(address, pack_bf16(r[0], r[1]), pack_bf16(r[2], r[3]));
-    }
-    __syncwarp();
-#pragma unroll
-    for (u32 i = 0; i < 4; ++i) {
-      const u32 vector = lane + 32 * i, r = vector / 8, c = vector % 8;
-      const u32 at = column + chunk * 64 + c * 8;
-      if (c < eights && row + r < row_end && at < p.n) {
-        const float4 v = load_shared_float4(staging + r * kStagingPitch + c * 16);
-        *reinterpret_cast<float4*>(gOut + u64(row + r) * p.n + at) = v;
-      }
-    }
-    __syncwarp();
-  }
-}
-
 DEVICE void store_tile(const Shared& s, const Problem& p, u16* gOut, const Tile& tile, const Sum (&rSum)[WAVES]) {
   const u32 warp = threadIdx.x / 32, group = threadIdx.x / 128;
   const u32 staging = smem_address(s.staging + warp * kStagingBytes);
@@ -394,21 +251,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS_PER_SM)
   wait_for_previous_kernel();
   let_next_kernel_start();
   if constexpr (LAYOUT == kMasked) {
-    if (warp == 1) {  // running sum of row blocks; empty groups add nothing and cost nothing later
-      u32 before = 0;
-      for (u32 first = 0; first < groups; first += 32) {
-        const u32 g = first + lane_index();
-        u32 sum = g < groups ? ceil_div(u32(__ldg(gGroups + g)), kBlockM) : 0;
-#pragma unroll
-        for (u32 d = 1; d < 32; d *= 2) {
-          const u32 left = __shfl_up_sync(0xffffffffu, sum, d);
-          if (lane_index() >= d) sum += left;
-        }
-        if (g < groups) sFirstBlock[g + 1] = before + sum;
-        before += __shfl_sync(0xffffffffu, sum, 31);
-      }
-      if (lane_index() == 0) sFirstBlock[0] = 0;
-    }
+    if (warp == 1) count_row_blocks(p, sFirstBlock);
   }
   __syncthreads();
   if constexpr (kCluster > 1) cluster_sync_relaxed();

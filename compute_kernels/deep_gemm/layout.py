@@ -19,6 +19,7 @@ __all__ = [
     "get_num_sms",
     "get_tma_aligned_size",
     "set_num_sms",
+    "sms_of",
 ]
 
 K_BLOCK = 128  # values that share one activation scale
@@ -56,6 +57,14 @@ def get_num_sms() -> int:
     if _sms_limit is not None:
         return _sms_limit
     return require_hopper(torch.cuda.current_device() if torch.cuda.is_available() else 0)
+
+
+def sms_of(device: torch.device) -> int:
+    """How many multiprocessors a launch on `device` may use; the error that says why it cannot run there."""
+    if device.type != "cuda":
+        require_hopper(0)
+        raise InvalidInput(f"lhs is on {device}; move the operands to the GPU")
+    return min(get_num_sms(), require_hopper(device.index or 0))
 
 
 def get_col_major_tma_aligned_tensor(x: torch.Tensor) -> torch.Tensor:

@@ -17,19 +17,23 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import lru_cache
+from bisect import bisect_right
 from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
 
 from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, tensor_map
-from threefs.compute_kernels.jit.driver import Argument
+from threefs.compute_kernels.jit.driver import Argument, TensorMap
 
 __all__ = [
     "DecodeShape",
+    "PIECE_BLOCKS",
     "combine_source",
     "decode",
     "decode_source",
+    "fold_query",
+    "launch_combine",
     "make_plan",
     "plan_source",
     "reference_decode",
@@ -39,24 +43,34 @@ __all__ = [
 HEAD, VALUES, ROWS, KEYS = 576, 512, 64, 64
 PLAN_ROW = 8  # int32 values a part
 OVERHEAD_BLOCKS = 3  # what starting and ending a request costs, in blocks of 64 keys
+PIECE_BLOCKS = 32  # of the batch-invariant mode: 2,048 keys
 COMBINE_THREADS = 132 * 2048  # all that a Hopper GPU holds
 SLACK, WHOLE_MAX = 8, 512  # see plan.cu
 BATCH_MAX = 40_000  # running sums of the plan stay in shared memory
-_SHARED_BYTES = 231_424
+SHARED_BYTES = 231_424
+LOG2_E = 1.4426950408889634
 _FOLDER = Path(__file__).parent
 _TYPES = {torch.bfloat16: ("bf16", 0), torch.float16: ("f16", 1)}
 
 
-@lru_cache(maxsize=64)
-def decode_source(cluster: int, box: int, dtype: torch.dtype) -> KernelSource:
+def attention_constants(
+    dtype: torch.dtype, *, cluster: int = 1, gather: int = 0, qk_tiles: int = 9, piece: int = 0, whole: int = 0
+) -> tuple[tuple[tuple[str, int], ...], tuple[Wgmma, ...]]:
+    """The constants of attend.cuh and the matrix shapes that it uses."""
     operand, half = _TYPES[dtype]
     shapes = (
         Wgmma(operand, 64),  # type: ignore[arg-type]
         Wgmma(operand, 256, a_registers=True, b_transposed=True),  # type: ignore[arg-type]
         Wgmma(operand, 256, b_transposed=True),  # type: ignore[arg-type]
     )
-    constants = (("CLUSTER", cluster), ("BOX", box), ("HALF", half))
-    return KernelSource(_FOLDER / "dense_decode.cu", "mla_dense_decode", constants, shapes)
+    names = {"CLUSTER": cluster, "HALF": half, "GATHER": gather, "QK_TILES": qk_tiles, "PIECE": piece, "WHOLE": whole}
+    return tuple(names.items()), shapes
+
+
+@lru_cache(maxsize=64)
+def decode_source(cluster: int, box: int, dtype: torch.dtype, piece: int = 0) -> KernelSource:
+    constants, shapes = attention_constants(dtype, cluster=cluster, piece=piece)
+    return KernelSource(_FOLDER / "dense_decode.cu", "mla_dense_decode", (*constants, ("BOX", box)), shapes)
 
 
 @lru_cache(maxsize=8)
@@ -64,9 +78,16 @@ def plan_source(overhead: int = OVERHEAD_BLOCKS) -> KernelSource:
     return KernelSource(_FOLDER / "plan.cu", "mla_plan", (("OVERHEAD", overhead),))
 
 
-@lru_cache(maxsize=4)
-def combine_source(dtype: torch.dtype, teams: int) -> KernelSource:
-    return KernelSource(_FOLDER / "combine.cu", "mla_combine", (("HALF", _TYPES[dtype][1]), ("TEAMS", teams)))
+@lru_cache(maxsize=8)
+def fixed_plan_source(piece: int = PIECE_BLOCKS) -> KernelSource:
+    return KernelSource(_FOLDER / "plan_fixed.cu", "mla_plan_fixed", (("PIECE", piece),))
+
+
+@lru_cache(maxsize=8)
+def combine_source(dtype: torch.dtype, teams: int, every: bool = False) -> KernelSource:
+    """`every`: any request may be in pieces, as in the batch-invariant mode."""
+    constants = (("HALF", _TYPES[dtype][1]), ("TEAMS", teams), ("ALL", int(every)))
+    return KernelSource(_FOLDER / "combine.cu", "mla_combine", constants)
 
 
 @dataclass(frozen=True)
@@ -95,16 +116,25 @@ class DecodeShape:
         return max(num_sms // self.kv_heads // self.row_tiles, 1)
 
 
-class _Arguments(ctypes.Structure):
-    """`Arguments` of dense_decode.cu."""
+class Arguments(ctypes.Structure):
+    """`Arguments` of attend.cuh."""
 
     _fields_ = (
         *(
             (name, ctypes.c_uint64)
-            for name in ("plan", "splits", "lengths", "pages", "out", "lse", "partial", "partial_lse")
+            for name in (
+                *("plan", "splits", "lengths", "pages", "sink", "out", "lse", "partial", "partial_lse"),
+                *("top", "cache", "indices"),
+            )
         ),
         ("scale", ctypes.c_float),
-        *((name, ctypes.c_uint32) for name in ("pages_max", "page", "rows", "s_q", "heads", "kv_heads", "causal")),
+        *(
+            (name, ctypes.c_uint32)
+            for name in (
+                *("batch", "pages_max", "page", "rows", "s_q", "heads", "kv_heads", "causal"),
+                *("cache_rows", "indices_stride"),
+            )
+        ),
     )
 
 
@@ -169,22 +199,93 @@ def _piece_size(blocks: list[int], parts: int) -> int:
     return 2**32
 
 
-def make_plan(lengths: torch.Tensor, parts: int, overhead: int = OVERHEAD_BLOCKS) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queue the plan: int32 [parts, 8] and the running sum of splits, int32 [batch + 1]."""
+def make_plan(
+    lengths: torch.Tensor, parts: int, overhead: int = OVERHEAD_BLOCKS, *, fixed: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queue the plan: int32 [parts, 8] and the running sum of splits, int32 [batch + 1]. `fixed`: see plan_fixed.cu."""
     batch = lengths.shape[0]
     plan = torch.empty(parts, PLAN_ROW, dtype=torch.int32, device=lengths.device)
     splits = torch.empty(batch + 1, dtype=torch.int32, device=lengths.device)
     arguments: list[Argument] = [ctypes.c_uint64(tensor.data_ptr()) for tensor in (lengths, plan, splits)]
     arguments += [ctypes.c_int(batch), ctypes.c_int(parts)]
-    loaded(plan_source(overhead)).launch(Launch((1, 1, 1), 1024, (batch + parts + 1) * 4), arguments, lengths.device)
+    source = fixed_plan_source() if fixed else plan_source(overhead)
+    loaded(source).launch(Launch((1, 1, 1), 1024, (batch + parts + 1) * 4), arguments, lengths.device)
     return plan, splits
 
 
-def _query_rows(q: torch.Tensor, shape: DecodeShape) -> torch.Tensor:
+def reference_fixed_plan(
+    lengths: list[int], parts: int, piece: int = PIECE_BLOCKS
+) -> tuple[list[list[int]], list[int]]:
+    """`plan_fixed.cu` in plain Python."""
+    blocks = [ceil_div(length, KEYS) for length in lengths]
+    firsts = list(accumulate((max(ceil_div(count, piece), 1) for count in blocks), initial=0))
+    rows = []
+    for part in range(parts):
+        begin, end = firsts[-1] * part // parts, firsts[-1] * (part + 1) // parts
+        if begin == end:
+            rows.append([len(lengths), -1, 0, 0, 0])
+            continue
+        first, last = bisect_right(firsts, begin) - 1, bisect_right(firsts, end - 1) - 1
+        stop = min((end - firsts[last]) * piece, blocks[last])
+        rows.append([first, last, (begin - firsts[first]) * piece, stop, 0])
+    return rows, firsts
+
+
+def fold_query(q: torch.Tensor, shape: DecodeShape) -> torch.Tensor:
     """q as [batch, kv_heads, rows, head]; a copy only if several query positions meet several kv heads."""
     ratio = shape.heads // shape.kv_heads
-    folded = q.view(shape.batch, shape.s_q, shape.kv_heads, ratio, HEAD).transpose(1, 2)
-    return folded.reshape(shape.batch, shape.kv_heads, shape.rows, HEAD)
+    folded = q.view(shape.batch, shape.s_q, shape.kv_heads, ratio, q.shape[-1]).transpose(1, 2)
+    return folded.reshape(shape.batch, shape.kv_heads, shape.rows, q.shape[-1])
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a call writes: outputs, and partial outputs of requests that are split (`slots` of them at most)."""
+
+    out: torch.Tensor
+    lse: torch.Tensor
+    partial: torch.Tensor
+    partial_lse: torch.Tensor
+
+    @classmethod
+    def empty(cls, shape: DecodeShape, slots: int, dtype: torch.dtype, device: torch.device) -> Results:
+        batch, s_q, heads = shape.batch, shape.s_q, shape.heads
+        return cls(
+            torch.empty(batch, s_q, heads, VALUES, dtype=dtype, device=device),
+            torch.empty(batch, heads, s_q, dtype=torch.float32, device=device),
+            torch.empty(slots, shape.kv_heads, shape.rows, VALUES, dtype=torch.float32, device=device),
+            torch.empty(slots, shape.kv_heads, shape.rows, dtype=torch.float32, device=device),
+        )
+
+
+def query_map(q: torch.Tensor, shape: DecodeShape) -> tuple[torch.Tensor, TensorMap]:
+    """The folded query (keep it until the launch) and its map in tiles of 64 columns by 64 rows."""
+    folded = fold_query(q, shape)
+    stride_b, stride_h, stride_r, _ = folded.stride()
+    extents = (q.shape[-1], shape.rows, shape.kv_heads, shape.batch)
+    return folded, tensor_map(folded, extents, (stride_r, stride_h, stride_b), (64, ROWS, 1, 1))
+
+
+def launch_combine(
+    shape: DecodeShape, plan: torch.Tensor, splits: torch.Tensor, results: Results, sink: int, *, every: bool
+) -> None:
+    """Queue the combination of split requests."""
+    parts = plan.shape[0]
+    tensors = (plan, splits, results.partial, results.partial_lse, results.out, results.lse)
+    numbers = (parts, shape.rows, shape.s_q, shape.heads, shape.kv_heads, shape.batch)
+    teams = (
+        4 if every or parts >= 16 * shape.batch else 1
+    )  # by the mean number of splits: the true one is on the device
+    rows = shape.rows * shape.kv_heads * (shape.batch if every else parts)
+    launch = Launch((min(rows, COMBINE_THREADS // (128 * teams)), 1, 1), 128 * teams, 0)
+    pointers = (*(tensor.data_ptr() for tensor in tensors), sink)
+    arguments = (*map(ctypes.c_uint64, pointers), *map(ctypes.c_int, numbers))
+    loaded(combine_source(results.out.dtype, teams, every)).launch(launch, arguments, plan.device)
+
+
+def slots_of(shape: DecodeShape, parts: int, keys_max: int, fixed: bool) -> int:
+    """Partial outputs that a call may need; in the batch-invariant mode as many as the page table has room for."""
+    return shape.batch * max(ceil_div(keys_max, PIECE_BLOCKS * KEYS), 1) if fixed else shape.batch + parts
 
 
 def decode(
@@ -196,20 +297,15 @@ def decode(
     splits: torch.Tensor,
     scale: float,
     causal: bool,
+    fixed: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queue attention and combination. Arguments are checked already."""
+    """Queue attention and combination. Arguments are checked already; `fixed` if the plan is the batch-invariant one."""
     batch, s_q, heads, _ = q.shape
     shape = DecodeShape(batch, s_q, heads, cache.shape[2], cache.shape[1])
-    parts, rows, device = plan.shape[0], shape.rows, q.device
-    out = torch.empty(batch, s_q, heads, VALUES, dtype=q.dtype, device=device)
-    lse = torch.empty(batch, heads, s_q, dtype=torch.float32, device=device)
-    slots = batch + parts
-    partial = torch.empty(slots, shape.kv_heads, rows, VALUES, dtype=torch.float32, device=device)
-    partial_lse = torch.empty(slots, shape.kv_heads, rows, dtype=torch.float32, device=device)
-
-    folded = _query_rows(q, shape)
-    stride_b, stride_h, stride_r, _ = folded.stride()
-    map_q = tensor_map(folded, (HEAD, rows, shape.kv_heads, batch), (stride_r, stride_h, stride_b), (64, ROWS, 1, 1))
+    parts = plan.shape[0]
+    slots = slots_of(shape, parts, pages.shape[1] * shape.page, fixed)
+    results = Results.empty(shape, slots, q.dtype, q.device)
+    _folded, map_q = query_map(q, shape)
     box = min(shape.page, KEYS // shape.cluster)
     map_k = tensor_map(
         cache,
@@ -217,24 +313,19 @@ def decode(
         (cache.stride(2), cache.stride(1), cache.stride(0)),
         (64, 1, box, 1),
     )
-    arguments = _Arguments(
-        *(tensor.data_ptr() for tensor in (plan, splits, lengths, pages, out, lse, partial, partial_lse)),
-        scale * 1.4426950408889634,
-        pages.stride(0), shape.page, rows, s_q, heads, shape.kv_heads, int(causal and s_q > 1),
+    tensors = (results.out, results.lse, results.partial, results.partial_lse)
+    arguments = Arguments(
+        *(tensor.data_ptr() for tensor in (plan, splits, lengths, pages)), 0,
+        *(tensor.data_ptr() for tensor in tensors), 0, 0, 0,
+        scale * LOG2_E, batch,
+        pages.stride(0), shape.page, shape.rows, s_q, heads, shape.kv_heads, int(causal and s_q > 1), 0, 0,
     )  # fmt: skip
-    launch = Launch((shape.row_tiles, shape.kv_heads, parts), 384, _SHARED_BYTES, shape.cluster)
-    loaded(decode_source(shape.cluster, box, q.dtype)).launch(launch, (map_q, map_k, arguments), device)
-    if parts > 1:
-        tensors = (plan, splits, partial, partial_lse, out, lse)
-        numbers = (parts, rows, s_q, heads, shape.kv_heads)
-        teams = 4 if parts >= 16 * batch else 1  # by the mean number of splits: the true one is on the device
-        blocks = min(rows * shape.kv_heads * parts, COMBINE_THREADS // (128 * teams))
-        loaded(combine_source(q.dtype, teams)).launch(
-            Launch((blocks, 1, 1), 128 * teams, 0),
-            (*(ctypes.c_uint64(t.data_ptr()) for t in tensors), *(ctypes.c_int(n) for n in numbers)),
-            device,
-        )
-    return out, lse
+    launch = Launch((shape.row_tiles, shape.kv_heads, parts), 384, SHARED_BYTES, shape.cluster)
+    source = decode_source(shape.cluster, box, q.dtype, PIECE_BLOCKS if fixed else 0)
+    loaded(source).launch(launch, (map_q, map_k, arguments), q.device)
+    if parts > 1 or fixed:
+        launch_combine(shape, plan, splits, results, 0, every=fixed)
+    return results.out, results.lse
 
 
 def reference_decode(

@@ -7,37 +7,10 @@
 // A split request costs more than its blocks: partial outputs are written and read again. So if whole requests fit
 // into the parts with at most kSlack units over the quota, nothing is split. And if there are more parts than requests,
 // each part may get one piece: the pieces are equal, of the least even size with which the parts suffice.
-#include "ptx.cuh"
+#include "scan.cuh"
 
-constexpr u32 kThreads = 1024, kKeys = 64, kOverhead = OVERHEAD;
+constexpr u32 kKeys = 64, kOverhead = OVERHEAD;
 constexpr u32 kSlack = 8, kWholeMax = 512;  // of more requests than this, the walk below would cost too much
-
-// Running sum over the block's threads, exclusive; `total` is the sum of all.
-DEVICE u32 scan(u32 value, u32* sWarp, u32& total) {
-  const u32 lane = lane_index(), warp = threadIdx.x / 32;
-  u32 sum = value;
-#pragma unroll
-  for (u32 d = 1; d < 32; d *= 2) {
-    const u32 left = __shfl_up_sync(0xffffffffu, sum, d);
-    if (lane >= d) sum += left;
-  }
-  if (lane == 31) sWarp[warp] = sum;
-  __syncthreads();
-  if (warp == 0) {
-    u32 all = sWarp[lane];
-#pragma unroll
-    for (u32 d = 1; d < 32; d *= 2) {
-      const u32 left = __shfl_up_sync(0xffffffffu, all, d);
-      if (lane >= d) all += left;
-    }
-    sWarp[lane] = all;
-  }
-  __syncthreads();
-  total = sWarp[31];
-  const u32 before = warp == 0 ? 0 : sWarp[warp - 1];
-  __syncthreads();
-  return before + sum - value;
-}
 
 // Packs whole requests greedily into parts of at most `limit` units. sStart[i] is part i's first request. Returns the
 // number of parts, or `parts` + 1 if they do not suffice.

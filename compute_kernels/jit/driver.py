@@ -16,10 +16,19 @@ import torch
 
 from threefs.compute_kernels.errors import DeviceUnavailable, DriverError, InvalidInput
 
-__all__ = ["Argument", "Launch", "LoadedKernel", "TensorMap", "current_stream", "require_hopper", "tensor_map"]
+__all__ = [
+    "Argument",
+    "Launch",
+    "LoadedKernel",
+    "TensorMap",
+    "current_stream",
+    "require_hopper",
+    "tensor_map",
+    "tensor_map_at",
+]
 
 SHARED_MEMORY_BYTES_MAX = 232_448  # of one block on sm_90
-Argument = ctypes.c_int | ctypes.c_float | ctypes.c_uint64 | ctypes.Array[ctypes.c_char] | ctypes.Structure
+Argument = Any  # of ctypes: a number, a structure or a tensor map; the kernel decides which
 TensorMap = ctypes.Array[ctypes.c_char]
 
 _HINTS = {
@@ -92,11 +101,11 @@ def tensor_map(
     `strides` are in elements and leave out the fastest axis, which is contiguous. Elements outside `shape`
     read as zero. Maps are kept by address and geometry, so a repeated call costs a dictionary lookup.
     """
-    return _tensor_map(tensor.data_ptr(), tensor.dtype, shape, strides, box, swizzle_bytes)
+    return tensor_map_at(tensor.data_ptr(), tensor.dtype, shape, strides, box, swizzle_bytes)
 
 
 @lru_cache(maxsize=4096)
-def _tensor_map(
+def tensor_map_at(
     address: int,
     dtype: torch.dtype,
     shape: tuple[int, ...],
@@ -104,6 +113,7 @@ def _tensor_map(
     box: tuple[int, ...],
     swizzle_bytes: int,
 ) -> TensorMap:
+    """`tensor_map` for memory at an address."""
     check_map_geometry(address, dtype, shape, strides, box, swizzle_bytes)
     driver = _driver()
     rank, size = len(shape), dtype.itemsize
@@ -119,7 +129,7 @@ def _tensor_map(
             [driver.cuuint32_t(extent) for extent in box],
             [driver.cuuint32_t(1)] * rank,
             driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
-            swizzle.CU_TENSOR_MAP_SWIZZLE_128B if swizzle_bytes == 128 else swizzle.CU_TENSOR_MAP_SWIZZLE_NONE,
+            getattr(swizzle, f"CU_TENSOR_MAP_SWIZZLE_{f'{swizzle_bytes}B' if swizzle_bytes else 'NONE'}"),
             driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
             driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         ),
@@ -153,7 +163,7 @@ def check_map_geometry(
     assert all(1 <= extent <= 256 for extent in box), box
     assert all(0 < extent <= 2**32 for extent in shape), shape
     assert box[0] * size % 16 == 0, (box, dtype)
-    assert swizzle_bytes in (0, 128), swizzle_bytes
+    assert swizzle_bytes in (0, 32, 64, 128), swizzle_bytes
     assert swizzle_bytes == 0 or box[0] * size <= swizzle_bytes, (box, dtype)
 
 

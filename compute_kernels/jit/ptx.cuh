@@ -162,6 +162,35 @@ DEVICE void tma_multicast_4d(const TensorMap* map, u64* barrier, void* destinati
       : "memory");
 }
 
+// ---------------------------------------------------------------- copies by threads
+// 16 bytes from global to shared memory without a register; `bytes` 0 writes zeros. Asynchronous.
+DEVICE void copy_16(void* destination, const void* source, u32 bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(smem_address(destination)), "l"(source),
+               "r"(bytes)
+               : "memory");
+}
+
+// Arrives once when all earlier copies of this thread have landed.
+DEVICE void copies_arrive(u64* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(smem_address(barrier)) : "memory");
+}
+
+DEVICE void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// Brings `bytes` (a multiple of 16) into the L2.
+DEVICE void prefetch_l2(const void* source, u32 bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(source), "r"(bytes) : "memory");
+}
+
+// Read once: leaves no line in the L1.
+DEVICE uint4 load_streaming(const void* source) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(source));
+  return v;
+}
+
 // ---------------------------------------------------------------- shared memory
 // Stores four 8x8 tiles of 16-bit values; lane i gives the address of row i % 8 of tile i / 8.
 DEVICE void stmatrix_x4(u32 address, u32 a, u32 b, u32 c, u32 d) {
@@ -185,6 +214,12 @@ DEVICE void ldmatrix_x4(u32 address, u32& a, u32& b, u32& c, u32& d) {
 DEVICE float load_shared_float(u32 address) {
   float v;
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(address) : "memory");
+  return v;
+}
+
+DEVICE float2 load_shared_float2(u32 address) {
+  float2 v;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address) : "memory");
   return v;
 }
 
@@ -217,6 +252,14 @@ DEVICE u64 k_major_descriptor(u32 address) {
   constexpr u64 kStride = u64(1024 >> 4) << 32;
   constexpr u64 kLeading = u64(1) << 16;  // unused with this swizzle
   return kSwizzle128 | kStride | kLeading | ((address & 0x3FFFF) >> 4);
+}
+
+// The same for rows of 64 or 32 bytes, with the swizzle of that width.
+template <u32 kRowBytes>
+DEVICE u64 narrow_descriptor(u32 address) {
+  static_assert(kRowBytes == 128 || kRowBytes == 64 || kRowBytes == 32, "width of a swizzle");
+  constexpr u64 kSwizzle = u64(kRowBytes == 128 ? 1 : kRowBytes == 64 ? 2 : 3) << 62;
+  return kSwizzle | (u64(8 * kRowBytes >> 4) << 32) | (u64(1) << 16) | ((address & 0x3FFFF) >> 4);
 }
 
 // Descriptor of an operand whose contiguous axis is N (the second one, "MN-major"), stored as boxes of 64

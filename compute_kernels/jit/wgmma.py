@@ -22,22 +22,24 @@ class Wgmma:
     """One shape: 64 x n float32 += 64 x k @ k x n.
 
     The first operand lies in shared memory, or in registers if `a_registers`. The second lies in shared memory,
-    contiguous along k, or along n if `b_transposed` (16-bit types only).
+    contiguous along k, or along n if `b_transposed` (16-bit types only); the first likewise along m if `a_transposed`.
     """
 
     operand: Operand
     n: int
     a_registers: bool = False
     b_transposed: bool = False
+    a_transposed: bool = False
 
     def __post_init__(self) -> None:
         assert 8 <= self.n <= 256, self.n
         assert self.n % 8 == 0, self.n
         assert not (self.b_transposed and self.operand == "e4m3"), "8-bit operands are contiguous along k"
+        assert not (self.a_transposed and (self.a_registers or self.operand == "e4m3")), "16 bits, from shared memory"
 
     @property
     def name(self) -> str:
-        return f"wgmma_{self.operand}{'_rs' if self.a_registers else ''}{'_bt' if self.b_transposed else ''}"
+        return f"wgmma_{self.operand}{'_rs' if self.a_registers else ''}{'_at' if self.a_transposed else ''}{'_bt' if self.b_transposed else ''}"
 
 
 def _function(shape: Wgmma) -> str:
@@ -54,7 +56,7 @@ def _function(shape: Wgmma) -> str:
     b_text, scale_text = f"%{next_operand}", f"%{next_operand + 1}"
     tail = "p, 1, 1"
     if shape.operand != "e4m3":
-        tail += ("" if shape.a_registers else ", 0") + f", {int(shape.b_transposed)}"
+        tail += ("" if shape.a_registers else f", {int(shape.a_transposed)}") + f", {int(shape.b_transposed)}"
     outputs = ", ".join(f'"+f"(d[{i}])' for i in range(registers))
     return (
         f"DEVICE void {shape.name}(float (&d)[{registers}], {a_parameter}, u64 b, bool accumulate) {{\n"

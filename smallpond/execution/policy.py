@@ -33,8 +33,8 @@ class RetryPolicy:
         exc = failure.exception
         if isinstance(exc, InjectedFault):
             return False
-        if isinstance(exc, UserCodeError) and exc.__cause__ is not None:
-            return type(exc.__cause__).__name__ in _FINAL_NAMES
+        if isinstance(exc, UserCodeError) and failure.cause_name:
+            return failure.cause_name in _FINAL_NAMES
         if isinstance(exc, RequestError):
             return True
         return failure.type_name in _FINAL_NAMES

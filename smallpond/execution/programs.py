@@ -23,7 +23,7 @@ class ProgramStore:
         """The program (or its path) and its id. UserCodeError when a function in it cannot be pickled."""
         found = self._known.get(id(node))
         if found is None:
-            data = payload.dumps(node, f"the function of {node} (made at {node.location})")
+            data = payload.dumps_by_value(node, f"the function of {node} (made at {node.location})")
             name = hashlib.blake2b(data, digest_size=16).hexdigest()
             found = self._known[id(node)] = (node, self._placed(data, name), name)
         return found[1], found[2]

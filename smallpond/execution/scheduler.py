@@ -371,7 +371,7 @@ class Scheduler:
 
     def _final(self, run: _StageRun, task: int, failure: Failure) -> BaseException:
         """The error that the user sees: the failure itself where it explains itself, else with the step around it."""
-        exc = failure.exception
+        exc = failure.restored()
         where = f"task {task} of {run.stage.title} (made at {run.stage.node.location})"
         if exc is not None and type(exc).__module__.startswith("threefs."):
             exc.add_note(f"in {where}, attempt {run.attempts[task]}")

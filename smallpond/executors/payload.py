@@ -23,22 +23,32 @@ from threefs.smallpond.executors.interface import Outcome, OutcomeKind
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception as it travels: itself when it can be pickled, its words always."""
+    """An exception as it travels: itself when it can be pickled, its words always. Pickling forgets an exception's
+    cause: it travels beside it."""
 
     exception: BaseException | None
     type_name: str
     message: str
     trace: str
+    cause: BaseException | None = None
+    cause_name: str = ""
+
+    def restored(self) -> BaseException | None:
+        """The exception with its cause."""
+        if self.exception is not None and self.cause is not None:
+            self.exception.__cause__ = self.cause
+        return self.exception
 
 
 def dumps(value: object, what: str = "the result") -> bytes:
     try:
         return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)  # three times as fast, where it can
     except Exception:
-        return _dumps_by_value(value, what)
+        return dumps_by_value(value, what)
 
 
-def _dumps_by_value(value: object, what: str) -> bytes:
+def dumps_by_value(value: object, what: str) -> bytes:
+    """Functions and classes of `__main__` travel with their code: a worker has another `__main__`."""
     try:
         return bytes(cloudpickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL))
     except Exception as exc:
@@ -91,13 +101,17 @@ def is_out_of_memory(exc: BaseException) -> bool:
 def dump_failure(exc: BaseException) -> bytes:
     """Pickle an exception with its words; one that does not survive pickling travels as words alone."""
     trace = "".join(traceback.format_exception(exc))
-    words = Failure(None, type(exc).__name__, str(exc), trace)
-    try:
-        data = bytes(cloudpickle.dumps(Failure(exc, type(exc).__name__, str(exc), trace)))
-        loads(data)  # an __init__ with other arguments than `args` breaks only here
-    except Exception:
-        return bytes(cloudpickle.dumps(words))
-    return data
+    name, cause = type(exc).__name__, exc.__cause__
+    cause_name = type(cause).__name__ if cause is not None else ""
+    for kept, kept_cause in ((exc, cause), (exc, None), (None, None)):
+        failure = Failure(kept, name, str(exc), trace, kept_cause, cause_name)
+        try:
+            data = bytes(cloudpickle.dumps(failure))
+            loads(data)  # an __init__ with other arguments than `args` breaks only here
+        except Exception:
+            continue
+        return data
+    raise AssertionError("words can be pickled")
 
 
 def peak_bytes() -> int:

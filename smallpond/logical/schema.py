@@ -15,19 +15,30 @@ from threefs.smallpond.logical.node import (
     Node,
     PartitionNode,
     ProjectionNode,
+    RangePartitionNode,
     SqlEngineNode,
     UnionNode,
     UserPartitionedDataSourceNode,
 )
 
 
-def infer_schema(node: Node, known: dict[int, pa.Schema | None] | None = None) -> pa.Schema | None:
-    """The schema of a node's rows; None where only running it can tell (functions of the user). QueryError when a
-    query does not fit its inputs."""
-    known = {} if known is None else known
-    if id(node) not in known:
-        known[id(node)] = _infer(node, [infer_schema(dep, known) for dep in node.input_deps])
-    return known[id(node)]
+class SchemaCache:
+    """Schemas of the nodes of one plan, each inferred once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Node, pa.Schema | None]] = {}
+
+    def of(self, node: Node) -> pa.Schema | None:
+        """The schema of a node's rows; None where only running it can tell (functions of the user). QueryError when
+        a query does not fit its inputs."""
+        found = self._known.get(id(node))
+        if found is None:
+            found = self._known[id(node)] = (node, _infer(node, [self.of(dep) for dep in node.input_deps]))
+        return found[1]
+
+
+def infer_schema(node: Node) -> pa.Schema | None:
+    return SchemaCache().of(node)
 
 
 def _infer(node: Node, inputs: list[pa.Schema | None]) -> pa.Schema | None:
@@ -44,6 +55,8 @@ def _infer(node: Node, inputs: list[pa.Schema | None]) -> pa.Schema | None:
         return pa.schema([inputs[0].field(c) for c in node.columns]) if all(c in names for c in node.columns) else None
     if isinstance(node, (ConsolidateNode, PartitionNode, UnionNode)):
         first = inputs[0] if inputs else None
+        if isinstance(node, (HashPartitionNode, RangePartitionNode)) and node.source is not None:
+            first = _of_query(node.source, inputs)
         keeps_number = isinstance(node, HashPartitionNode) and not (node.drop_partition_column or node.shuffle_only)
         if first is not None and keeps_number:
             assert isinstance(node, HashPartitionNode)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def test_repartition_out_of_range_says_which_key(sp: Session, numbers: str) -> N
 def test_repartition_by_range_is_ordered_and_even(sp: Session, numbers: str) -> None:
     parts = partitions(sp.read_parquet(numbers).repartition(4, range_by="id"))
     bounds = [(min(ids(part)), max(ids(part))) for part in parts]
-    assert all(left[1] < right[0] for left, right in zip(bounds, bounds[1:], strict=False))
+    assert all(left[1] < right[0] for left, right in pairwise(bounds))
     assert all(200 <= len(part) <= 300 for part in parts)
 
 

@@ -102,7 +102,11 @@ def _by_hash(node: HashPartitionNode, context: TaskContext, source: DataSet) -> 
     else:
         columns = [_column_or_expression(column, names, i, added) for i, column in enumerate(node.hash_columns)]
         by = HashPartitioner(columns, node.npartitions)
-    drop = list(added)
+        columns = [name for name in columns if name not in added]
+    if node.columns is not None:
+        keys = columns or ([node.data_partition_column] if node.shuffle_only else [])
+        drop += [name for name in dict.fromkeys(keys) if name not in node.columns and name not in added]
+    drop += list(added)
     partition_column = None if node.drop_partition_column or node.shuffle_only else node.data_partition_column
     with _rows(node, context, source, added) as reader:
         return _shuffle(node, context, reader, by, drop, partition_column)
@@ -123,6 +127,9 @@ def _rows(
 ) -> Iterator[pa.RecordBatchReader]:
     """The rows to deal out: the source's, or those of the query that was fused into the node."""
     columns: list[str] | None = getattr(node, "columns", None)
+    if columns is not None and isinstance(node, HashPartitionNode):
+        keys = [node.data_partition_column] if node.shuffle_only else node.hash_columns
+        columns = list(dict.fromkeys([*columns, *(key for key in keys if key not in added.values())]))
     if node.source is None and not added and getattr(node, "engine_type", "arrow") == "arrow":
         narrowed = source.select_columns(columns) if columns is not None else source
         yield narrowed.to_batch_reader(DEFAULT_BATCH_SIZE)

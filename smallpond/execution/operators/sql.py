@@ -131,9 +131,11 @@ def errors(node: SqlEngineNode, context: TaskContext, query: str = "") -> Iterat
     with engine.errors_of(text, f"the query of {node.name} made at {node.location}"):
         try:
             yield
-        except pa.ArrowException as exc:  # errors that arise while rows are fetched come through Arrow's reader
-            if isinstance(exc, pa.ArrowMemoryError):
+        except (pa.ArrowException, OSError) as exc:  # what arises while rows are fetched comes through Arrow's reader
+            if isinstance(exc, pa.ArrowMemoryError) or getattr(exc, "errno", None):
                 raise
+            if "Out of Memory" in str(exc):
+                raise MemoryError(str(exc)) from exc
             raise QueryError(
                 f"the query of {node.name} made at {node.location} failed: {exc}\n  in: {engine.shorten(text)}"
             ) from exc

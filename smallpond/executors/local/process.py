@@ -44,8 +44,12 @@ class Nursery:
 
     def fork(self) -> Worker:
         ours, theirs = socket.socketpair()
-        with theirs:
-            pid = int(self._ask("fork", [theirs.fileno()]))
+        try:
+            with theirs:
+                pid = int(self._ask("fork", [theirs.fileno()]))
+        except EOFError:
+            ours.close()
+            raise
         return Worker(pid, ours, self)
 
     def reap(self, pid: int) -> str:

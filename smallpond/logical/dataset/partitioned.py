@@ -99,8 +99,10 @@ class ShuffledDataSet(DataSet):
         partition: int,
         columns: list[str] | None = None,
         partition_column: str | None = None,
+        rows: tuple[int, int] | None = None,
     ) -> None:
         assert files, "a shuffle has a producer"
+        self.rows = rows  # only rows begin … end - 1
         self.files = tuple(files)
         self.partition = partition
         self.columns = columns
@@ -108,6 +110,8 @@ class ShuffledDataSet(DataSet):
 
     def _reader(self) -> pa.RecordBatchReader:
         reader = partition_reader(self.files, self.partition)
+        if self.rows is not None:
+            reader = pa.RecordBatchReader.from_batches(reader.schema, between(reader, *self.rows))
         if self.partition_column is not None:
             reader = self._with_partition_column(reader, self.partition_column)
         if self.columns is None:
@@ -127,6 +131,8 @@ class ShuffledDataSet(DataSet):
 
     @property
     def num_rows(self) -> int:
+        if self.rows is not None:
+            return self.rows[1] - self.rows[0]
         total = 0
         for file in self.files:
             with open(file.path, "rb") as opened:
@@ -148,7 +154,7 @@ class ShuffledDataSet(DataSet):
 
     def fingerprint(self) -> str:
         infos = [filesystem.file_info(path) for path in self.paths]
-        return digest("shuffled", self.partition, self.columns, [(i.path, i.size, i.version) for i in infos])
+        return digest("shuffled", self.partition, self.columns, self.rows, [(i.path, i.size, i.version) for i in infos])
 
     def schema(self) -> pa.Schema:
         return self._reader().schema
@@ -178,7 +184,19 @@ class ShuffledDataSet(DataSet):
         return pa.RecordBatchReader.from_batches(reader.schema, sliced(reader, batch_size))
 
     def select_columns(self, columns: Sequence[str]) -> DataSet:
-        return ShuffledDataSet(self.files, self.partition, list(columns), self.partition_column)
+        return ShuffledDataSet(self.files, self.partition, list(columns), self.partition_column, self.rows)
+
+    def slice_rows(self, begin: int, end: int) -> ShuffledDataSet:
+        first = self.rows[0] if self.rows is not None else 0
+        found = (first + begin, first + end)
+        return ShuffledDataSet(self.files, self.partition, self.columns, self.partition_column, found)
+
+    def partition_by_files(self, npartition: int, random_shuffle: bool = False) -> list[DataSet]:
+        """It lies in files that it shares with other partitions: dealt out by rows."""
+        return self.partition_by_rows(npartition, random_shuffle)
+
+    def partition_by_rows(self, npartition: int, random_shuffle: bool = False) -> list[DataSet]:
+        return [self.slice_rows(begin, end) for begin, end in split_evenly(self.num_rows, npartition)]
 
 
 class UnionDataSet(DataSet):
@@ -267,9 +285,21 @@ class UnionDataSet(DataSet):
 
 def rows_of(part: DataSet, low: int, high: int) -> DataSet:
     """Rows low … high - 1 of a data set, cut with its own means."""
-    if isinstance(part, ParquetDataSet):
+    if isinstance(part, (ParquetDataSet, ShuffledDataSet)):
         return part.slice_rows(low, high)
     return ArrowTableDataSet(part.to_arrow_table().slice(low, high - low))
+
+
+def between(batches: pa.RecordBatchReader, begin: int, end: int) -> Iterator[pa.RecordBatch]:
+    """Rows begin … end - 1 of a stream."""
+    at = 0
+    for batch in batches:
+        low, high = max(begin - at, 0), min(end - at, batch.num_rows)
+        at += batch.num_rows
+        if low < high:
+            yield batch.slice(low, high - low)
+        if at >= end:
+            return
 
 
 def sliced(batches: pa.RecordBatchReader, batch_size: int) -> Iterator[pa.RecordBatch]:

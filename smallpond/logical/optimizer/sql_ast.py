@@ -99,6 +99,13 @@ def reads_only_input(node: Tree) -> bool:
     return not any(item["class"] == "SUBQUERY" for item in walk(node)) and not node["cte_map"]["map"]
 
 
+def argument(item: Tree, index: int) -> Tree:
+    """An argument of a function call; since DuckDB 2 arguments may have names, and are wrapped."""
+    found: Tree = item["arguments"][index]
+    inner: Tree = found.get("expression", found)
+    return inner
+
+
 def column_name(item: Tree) -> str | None:
     """The name of a plain column reference (also `t.column`)."""
     if item["class"] != "COLUMN_REF":

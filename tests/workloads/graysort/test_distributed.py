@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from threefs.common.errors import UserError
-from threefs.workloads.graysort import tasks
-from threefs.workloads.graysort.distributed import InOrder, run_tasks
+from threefs.workloads.graysort import records, tasks
+from threefs.workloads.graysort.distributed import InOrder, run_on_smallpond, run_tasks
 from threefs.workloads.graysort.splitters import sample, splitters_of
 from threefs.workloads.graysort.tasks import Layout
 
@@ -64,3 +64,9 @@ def test_a_damaged_run_file_ends_the_job_with_an_error(tmp_path: Path) -> None:
 def test_too_few_records_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 records are fewer than 2 workers"):
         run_tasks(InOrder(), Layout(str(tmp_path)), 1, workers=2, memory_bytes=1 << 30)
+
+
+def test_on_the_local_executor(tmp_path: Path) -> None:
+    report = run_on_smallpond(tmp_path, 20_000, engine="local", workers=2, sync=False)
+    assert report.checksum == f"{records.summarise(records.generate(0, 20_000)).checksum:x}"
+    assert list(tmp_path.iterdir()) == []

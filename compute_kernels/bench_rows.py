@@ -1,0 +1,138 @@
+"""Timed rows of the kernels that have no original on an H200: bf16 and weight-gradient products, logits, FP8 caches, sparse.
+
+Called by `bench`, which explains how a time is taken. Comparators that the machine has (cuBLAS, the bf16 cache) are rows too.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from threefs.compute_kernels import deep_gemm, flash_mla
+from threefs.compute_kernels.bench_timing import Row, row, timed
+
+__all__ = ["bf16_rows", "fp8_cache_rows", "logits_rows", "sparse_rows", "wgrad_rows"]
+
+
+def _bf16(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, device="cuda").to(torch.bfloat16)
+
+
+def bf16_rows() -> list[Row]:
+    """Against cuBLAS, which is the original of a row here."""
+    rows = []
+    for m, n, k in ((8192, 8192, 8192), (4096, 7168, 2048), (4096, 4096, 7168), (4096, 2112, 7168), (128, 7168, 2048)):
+        a, b = _bf16(m, k), _bf16(n, k)
+        out = torch.empty(m, n, dtype=torch.bfloat16, device="cuda")
+        theirs = timed(partial(torch.mm, a, b.t(), out=out))
+        ours = timed(partial(deep_gemm.bf16_gemm_nt, a, b, out))
+        rows.append(row("bf16 nt", f"{m}x{n}x{k}", ours, 2.0 * m * n * k, 2.0 * (m * k + n * k + m * n), theirs))
+    groups, m, n, k = 4, 8192, 4096, 7168
+    a, b = _bf16(groups * m, k), _bf16(groups, n, k)
+    out = torch.empty(groups * m, n, dtype=torch.bfloat16, device="cuda")
+    ids = torch.arange(groups, dtype=torch.int32, device="cuda").repeat_interleave(m)
+    us = timed(partial(deep_gemm.m_grouped_bf16_gemm_nt_contiguous, a, b, out, ids), 4)
+    bytes_ = 2.0 * (groups * m * (k + n) + groups * n * k)
+    return [*rows, row("bf16 group", f"{groups}x{m}x{n}x{k}", us, 2.0 * groups * m * n * k, bytes_)]
+
+
+def _fine(rows: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    values, scale = deep_gemm.per_token_cast_to_fp8(torch.randn(rows, k, device="cuda"))
+    return values, deep_gemm.get_col_major_tma_aligned_tensor(scale)
+
+
+def wgrad_rows() -> list[Row]:
+    rows = []
+    for m, n, k in ((4096, 4096, 4096), (4096, 7168, 4096), (7168, 2048, 8192), (4096, 4096, 8192)):
+        lhs, rhs, out = _fine(m, k), _fine(n, k), torch.zeros(m, n, device="cuda")
+        us = timed(partial(deep_gemm.wgrad_gemm_fp8_fp8_fp32_nt, lhs, rhs, out))
+        rows.append(row("fp8 wgrad", f"{m}x{n}x{k}", us, 2.0 * m * n * k, m * k + n * k + 8.0 * m * n))
+    m, n, ks = 4096, 7168, [8192] * 4
+    sides = [_fine(extent, sum(ks)) for extent in (m, n)]
+    packed = [(values.flatten(), scale.t().contiguous()) for values, scale in sides]
+    out = torch.zeros(len(ks), m, n, device="cuda")
+    us = timed(partial(deep_gemm.k_grouped_wgrad_gemm_fp8_fp8_fp32_nt, packed[0], packed[1], out, ks), 4)
+    return [
+        *rows,
+        row("k-grouped", f"{m}x{n}x{ks}", us, 2.0 * m * n * sum(ks), (m + n) * sum(ks) + 8.0 * len(ks) * m * n),
+    ]
+
+
+def logits_rows() -> list[Row]:
+    rows = []
+    for s, s_k, heads in ((2048, 8192, 64), (4096, 16384, 64), (4096, 16384, 32)):
+        q, keys = (_bf16(*shape).to(torch.float8_e4m3fn) for shape in ((s, heads, 128), (s_k, 128)))
+        scales, weights = torch.rand(s_k, device="cuda"), torch.randn(s, heads, device="cuda")
+        start = torch.zeros(s, dtype=torch.int32, device="cuda")
+        end = (s_k - s + 1 + torch.arange(s, device="cuda")).int()
+        us = timed(partial(deep_gemm.fp8_mqa_logits, q, (keys, scales), weights, start, end), 4)
+        pairs = float(end.sum())
+        rows.append(
+            row("mqa logits", f"s{s} kv{s_k} h{heads}", us, 2.0 * pairs * heads * 128, 4.0 * s * s_k + s_k * 132)
+        )
+    for batch, length, next_n in ((256, 8192, 1), (256, 8192, 2)):
+        blocks = batch * length // 64
+        cache = torch.randint(0, 100, (blocks, 64, 1, 132), dtype=torch.uint8, device="cuda")
+        q = _bf16(batch, next_n, 64, 128).to(torch.float8_e4m3fn)
+        weights = torch.randn(batch * next_n, 64, device="cuda")
+        lens = torch.full((batch,), length, dtype=torch.int32, device="cuda")
+        table = torch.randperm(blocks, device="cuda").int().view(batch, -1)
+        meta = deep_gemm.get_paged_mqa_logits_metadata(lens, 64, 132)
+        us = timed(partial(deep_gemm.fp8_paged_mqa_logits, q, cache, weights, lens, table, meta, length), 4)
+        keys_all = float(batch * length)
+        bytes_ = keys_all * (132 + 4 * next_n)
+        rows.append(row("mqa paged", f"b{batch} kv{length} n{next_n}", us, 2.0 * keys_all * next_n * 64 * 128, bytes_))
+    return rows
+
+
+def fp8_cache_rows() -> list[Row]:
+    """Dense decode over an FP8 cache; the original of a row is our own bf16 decode of the same shape."""
+    rows = []
+    for batch, length, heads in ((128, 4096, 16), (128, 8192, 16), (128, 4096, 32), (128, 4096, 64), (128, 4096, 128)):
+        blocks = batch * length // 64
+        cache = _bf16(blocks, 64, 1, 576)
+        small = torch.cat([flash_mla.quantise_rows(part) for part in cache.split(2048)])
+        q = _bf16(batch, 1, heads, 576) / 10
+        table = torch.randperm(blocks, device="cuda").int().view(batch, -1)
+        lens = torch.full((batch,), length, dtype=torch.int32, device="cuda")
+        times = []
+        for fp8 in (False, True):
+            plan, _ = flash_mla.get_mla_metadata()
+            call = partial(
+                flash_mla.flash_mla_with_kvcache, q, small if fp8 else cache, table, lens, 512, plan, is_fp8_kvcache=fp8
+            )
+            times.append(timed(call, 5, 3))
+        keys = float(batch * length)
+        rows.append(
+            row("mla fp8", f"b{batch} s{length} h{heads}", times[1], 2.0 * heads * keys * 1088, keys * 656, times[0])
+        )
+    return rows
+
+
+def sparse_rows() -> list[Row]:
+    rows = []
+    for batch in (64, 128):
+        heads, s_q, s_k, topk = 128, 2, 32768, 2048
+        blocks = batch * s_k // 64
+        cache = flash_mla.quantise_rows(_bf16(2048, 64, 1, 576)).repeat(blocks // 2048, 1, 1, 1)
+        q = _bf16(batch, s_q, heads, 576) / 10
+        own = torch.rand(batch, s_q, s_k, device="cuda").argsort(-1)[..., :topk]
+        indices = (own + torch.arange(batch, device="cuda")[:, None, None] * s_k).int()
+        plan, _ = flash_mla.get_mla_metadata()
+        call = partial(
+            flash_mla.flash_mla_with_kvcache, q, cache, None, None, 512, plan, is_fp8_kvcache=True, indices=indices
+        )
+        keys = float(batch * s_q * topk)
+        rows.append(
+            row("sparse fp8", f"b{batch} h128 q2 k2048", timed(call, 5, 3), 2.0 * heads * keys * 1088, keys * 656)
+        )
+    for head, heads, topk, s_kv in ((576, 128, 2048, 8192), (576, 128, 2048, 32768), (512, 64, 512, 8192)):
+        s_q = 4096
+        q, kv = _bf16(s_q, heads, head) / 10, _bf16(s_kv, 1, head) / 10
+        indices = torch.rand(s_q, s_kv, device="cuda").argsort(-1)[:, None, :topk].int().contiguous()
+        call = partial(flash_mla.flash_mla_sparse_fwd, q, kv, indices, head**-0.5)
+        keys = float(s_q * topk)
+        shape = f"d{head} h{heads} k{topk} kv{s_kv}"
+        rows.append(row("prefill", shape, timed(call, 3, 3), 2.0 * heads * keys * (head + 512), keys * 2 * head))
+    return rows

@@ -1,0 +1,208 @@
+"""bf16 matrix product with float32 sums: D = op(A) @ op(B).T, dense and grouped.
+
+Formula. D[i, j] = sum over k of A[i, k] * B[j, k]; either operand may lie contiguous along k or along its other axis.
+Work: 2 m n k operations. Bytes: 2 (m k + n k + m n). The tensor cores bound it from some hundred rows on.
+
+Layouts as in `fp8_gemm`: dense; contiguous groups of rows (each from a multiple of 128); masked `[groups, m_max, k]`.
+Limits of a tile: 256 columns and 64 rows a warpgroup (128 float32 registers a thread), four stages of K steps of 64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from threefs.compute_kernels.deep_gemm.checks import check_bf16_operands, check_groups, check_output
+from threefs.compute_kernels.deep_gemm.layout import ceil_div, sms_of
+from threefs.compute_kernels.errors import InvalidInput
+from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, tensor_map
+from threefs.compute_kernels.jit.driver import SHARED_MEMORY_BYTES_MAX
+
+__all__ = [
+    "Bf16Tiling",
+    "bf16_gemm_nn",
+    "bf16_gemm_nt",
+    "bf16_gemm_tn",
+    "bf16_gemm_tt",
+    "choose_bf16",
+    "m_grouped_bf16_gemm_nt_contiguous",
+    "m_grouped_bf16_gemm_nt_masked",
+    "reference_bf16_gemm",
+]
+
+_DENSE, _CONTIGUOUS, _MASKED = 0, 1, 2
+_FILE = Path(__file__).with_name("bf16_gemm.cu")
+_K_STEP = 64
+
+
+@dataclass(frozen=True)
+class Bf16Tiling:
+    """A tile is 64 x math_groups rows by block_n columns, worked on in K steps of 64."""
+
+    block_n: int
+    math_groups: int = 2
+    stages: int = 4
+
+    @property
+    def block_m(self) -> int:
+        return 64 * self.math_groups
+
+    def shared_bytes(self, groups: int = 0) -> int:
+        stage = (self.block_m + self.block_n) * _K_STEP * 2
+        return self.stages * (stage + 16) + self.math_groups * 4 * 16 * 144 + (groups + 1) * 4
+
+    def source(self, layout: int, *, a_mn: bool = False, b_mn: bool = False, out_float: bool = False) -> KernelSource:
+        return _source(self, layout, a_mn, b_mn, out_float)
+
+
+# (math_groups, block_n, relative time of an operation): wide tiles read each operand less often
+_FAMILIES = ((2, 256, 1.0), (2, 192, 1.05), (2, 128, 1.15), (2, 64, 1.5), (1, 256, 1.3), (1, 128, 1.5), (1, 64, 2.0))
+
+
+@lru_cache(maxsize=4096)
+def choose_bf16(m: int, n: int, layout: int, num_sms: int, groups: int = 1) -> Bf16Tiling:
+    """Fewest waves times area times the family's loss; contiguous groups need tiles of at most 128 rows."""
+
+    def cost(family: tuple[int, int, float]) -> float:
+        math_groups, block_n, loss = family
+        tiles = ceil_div(m, 64 * math_groups) * ceil_div(n, block_n) * (groups if layout == _MASKED else 1)
+        return ceil_div(tiles, num_sms) * math_groups * block_n * loss
+
+    math_groups, block_n, _ = min(_FAMILIES, key=cost)
+    for stages in (8, 7, 6, 5, 4, 3):
+        tiling = Bf16Tiling(block_n, math_groups, stages)
+        if tiling.shared_bytes(groups) <= SHARED_MEMORY_BYTES_MAX:
+            return tiling
+    raise InvalidInput(f"{groups} groups do not fit beside a tile; use at most 4096")
+
+
+@lru_cache(maxsize=1024)
+def _source(tiling: Bf16Tiling, layout: int, a_mn: bool, b_mn: bool, out_float: bool) -> KernelSource:
+    constants = {
+        "BLOCK_N": tiling.block_n,
+        "MATH_GROUPS": tiling.math_groups,
+        "WAVES": 1,
+        "STAGES": tiling.stages,
+        "CLUSTER": 1,
+        "SHARE_A": 1,
+        "SPLIT_K": 1,
+        "BLOCKS_PER_SM": 1,
+        "A_MN": int(a_mn),
+        "B_MN": int(b_mn),
+        "OUT_FLOAT": int(out_float),
+        "LAYOUT": layout,
+    }
+    shape = Wgmma("bf16", tiling.block_n, a_transposed=a_mn, b_transposed=b_mn)
+    return KernelSource(_FILE, "bf16_gemm", tuple(constants.items()), (shape,))
+
+
+def _launch(
+    layout: int,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    out: torch.Tensor,
+    groups: torch.Tensor | None,
+    a_mn: bool,
+    b_mn: bool,
+) -> None:
+    """Queue the kernel. `a` is [.., m, k] or, if `a_mn`, [k, m]; `b` is [.., n, k] or [k, n]. Checked already."""
+    m, k = (a.shape[-1], a.shape[-2]) if a_mn else (a.shape[-2], a.shape[-1])
+    n = b.shape[-1] if b_mn else b.shape[-2]
+    count = b.shape[0] if b.dim() == 3 else 1
+    sms = sms_of(a.device)
+    tiling = choose_bf16(m, n, layout, sms, count)
+    all_rows = m * count if layout == _MASKED else m
+    map_a = (
+        tensor_map(a, (m, k), (m,), (64, _K_STEP))
+        if a_mn
+        else tensor_map(a, (k, all_rows), (k,), (_K_STEP, tiling.block_m))
+    )
+    map_b = (
+        tensor_map(b, (n, k), (n,), (64, _K_STEP))
+        if b_mn
+        else tensor_map(b, (k, n * count), (k,), (_K_STEP, tiling.block_n))
+    )
+    tiles = ceil_div(m, tiling.block_m) * (count if layout == _MASKED else 1) * ceil_div(n, tiling.block_n)
+    pointers = (out.data_ptr(), 0 if groups is None else groups.data_ptr())
+    numbers = (m, n, k, count, max(2048 // tiling.block_m, 1))
+    source = tiling.source(layout, a_mn=a_mn, b_mn=b_mn, out_float=out.dtype == torch.float32)
+    launch = Launch((min(tiles, sms), 1, 1), 128 * (tiling.math_groups + 1), tiling.shared_bytes(count))
+    arguments = (*map(ctypes.c_uint64, pointers), *map(ctypes.c_int, numbers))
+    loaded(source).launch(launch, (map_a, map_b, *arguments), a.device)
+
+
+def _dense(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None, a_mn: bool, b_mn: bool) -> None:
+    m, n, _ = check_bf16_operands(a, b, a_mn=a_mn, b_mn=b_mn)
+    check_output(d, (m, n), a.device, torch.float32 if d.dtype == torch.float32 else torch.bfloat16)
+    if c is not None:
+        if d.dtype != torch.float32:
+            raise InvalidInput("c is given; a bf16 output cannot accumulate, pass c=None or a float32 d")
+        check_output(c, (m, n), a.device, torch.float32)
+    sms_of(a.device)
+    if m == 0 or n == 0:
+        return
+    if d.dtype == torch.float32:  # the kernel adds to what is there
+        if c is None:
+            d.zero_()
+        elif c.data_ptr() != d.data_ptr():
+            d.copy_(c)
+    _launch(_DENSE, a, b, d, None, a_mn, b_mn)
+
+
+def bf16_gemm_nt(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None = None) -> None:
+    """d [m, n] = a [m, k] @ b [n, k].T. d is bf16, or float32 and then `c + a @ b.T` if c is given."""
+    _dense(a, b, d, c, False, False)
+
+
+def bf16_gemm_nn(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None = None) -> None:
+    """d [m, n] = a [m, k] @ b [k, n]."""
+    _dense(a, b, d, c, False, True)
+
+
+def bf16_gemm_tn(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None = None) -> None:
+    """d [m, n] = a [k, m].T @ b [k, n]."""
+    _dense(a, b, d, c, True, True)
+
+
+def bf16_gemm_tt(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None = None) -> None:
+    """d [m, n] = a [k, m].T @ b [n, k].T."""
+    _dense(a, b, d, c, True, False)
+
+
+def m_grouped_bf16_gemm_nt_contiguous(
+    a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, grouped_layout: torch.Tensor
+) -> None:
+    """d [m, n] bf16 = each row of a [m, k] times the matrix of its group, b [g, n, k].
+
+    `grouped_layout` int32 [m] names each row's group; groups start at multiples of 128, a block that starts with -1 is
+    left untouched.
+    """
+    m, n, _ = check_bf16_operands(a, b, rhs_dims=3)
+    check_output(d, (m, n), a.device)
+    check_groups("grouped_layout", grouped_layout, m, a.device)
+    sms_of(a.device)
+    if m and n:
+        _launch(_CONTIGUOUS, a, b, d, grouped_layout, False, False)
+
+
+def m_grouped_bf16_gemm_nt_masked(
+    a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, masked_m: torch.Tensor, expected_m: int
+) -> None:
+    """d [g, m_max, n] bf16: the first `masked_m[g]` rows of each group of a [g, m_max, k] times b [g, n, k]."""
+    m, n, _ = check_bf16_operands(a, b, lhs_dims=3, rhs_dims=3)
+    check_output(d, (a.shape[0], m, n), a.device)
+    check_groups("masked_m", masked_m, a.shape[0], a.device)
+    if expected_m < 0:
+        raise InvalidInput(f"expected_m is {expected_m}; it must be 0 or more")
+    sms_of(a.device)
+    if m and n and a.shape[0]:
+        _launch(_MASKED, a, b, d, masked_m, False, False)
+
+
+def reference_bf16_gemm(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """a [m, k] @ b [n, k].T in `dtype`."""
+    return a.to(dtype) @ b.to(dtype).T

@@ -1,0 +1,540 @@
+// MLA attention of one tile of 64 query rows, shared by the kernels that differ in how keys reach shared memory:
+//   S = scale * Q[r] . K[0 .. visible)      O[r] = softmax(S) . V,   V = the first 512 columns of K.
+//
+// A tile's output, 64 x 512 float32, is more than one warpgroup's registers hold, so the left half
+// lies in warpgroup 0 and the right half in warpgroup 1. They take key blocks of 64 in pairs: group 0 multiplies
+// Q with even blocks and does their softmax, group 1 with odd ones; each then multiplies both blocks' weights by its
+// half of V, in order. So one group's softmax runs beside the other's products. A third warpgroup loads.
+//
+//   group 0: S0 = Q K0 | softmax 0, publish P0, max | OL += P0 V0L            | wait P1 | OL += P1 V1L
+//   group 1: S1 = Q K1 | wait P0 | OR += P0 V0R beside softmax 1, publish P1  |           OR += P1 V1R
+//
+// Buffers are freed by halves (columns 0-255 and the 64 rotary ones; columns 256-511), each by its last reader.
+//
+// Compile-time constants, set by the Python beside each kernel:
+//   CLUSTER  row tiles that receive each key block by one multicast
+//   HALF     0: bf16, 1: fp16
+//   GATHER   0: keys come by copy engine; 1: threads write them, rows that do not count are marked in a bit mask
+//   CAUSAL   if GATHER: whether query positions may see different numbers of keys
+//   QK_TILES columns of Q and K over 64: 9, or 8 without rotary columns
+//   PIECE    0: parts take what the plan gives; else requests are cut at multiples of so many blocks, whatever the batch
+//   WHOLE    1: no plan; blocks of the grid take whole requests by turns, and the largest logit is an output
+#pragma once
+#include "wgmma.cuh"
+
+constexpr u32 kRows = 64, kKeys = 64, kTiles = 9, kValueTiles = 8;  // a tile is 64 x 64 values, 128-byte swizzle
+constexpr u32 kTileBytes = 64 * 128, kBlockBytes = kTiles * kTileBytes;
+constexpr u32 kMathThreads = 256, kThreads = 384;
+constexpr u32 kPlanRow = 8;               // int32 values of a part's plan
+constexpr float kLn2 = 0.6931471805599453f, kLog2e = 1.4426950408889634f;
+constexpr float kSlack = 8.f;             // the kept maximum may lag by 2^8: no rescaling, no loss in bf16 or float32
+
+#if GATHER
+constexpr bool kLimits = CAUSAL;  // rows of a gathered tile differ in what they see
+#else
+constexpr bool kLimits = true;
+#endif
+constexpr u32 kFulls = GATHER ? 2 : kTiles;  // gathered tiles arrive by halves, others one by one
+static_assert(QK_TILES == kTiles || QK_TILES == kValueTiles, "with or without rotary columns");
+
+enum Barrier : u32 { kGroup0 = 1, kGroup1 = 2, kP0 = 3, kP1 = 4, kSums = 5 };
+
+struct alignas(1024) Shared {
+  u8 sQ[kTiles][kTileBytes];
+  u8 sK[2][kTiles][kTileBytes];  // the ninth tile of buffer 1 holds P1 once its product is done
+  u8 sP0[kTileBytes];
+  float sMax[2][kRows];          // running maximum after the even and after the odd block, base 2
+  float sSum[2][2][kRows];       // [segment parity][half]: one may still be read while the next is written
+  u64 fullQ, emptyQ;
+  u64 full[2][kFulls];
+  u64 empty[2][2];               // [buffer][half]
+#if GATHER
+  alignas(8) u16 sValid[2][4];              // [buffer][warp that wrote the rows]: a bit a key
+#endif
+#if WHOLE
+  float sTop[2][kRows];          // largest logit of each group's blocks
+#endif
+};
+
+struct Arguments {
+  const i32* gPlan;       // [parts, 8]: first request, last request, first block, end block, first split
+  const i32* gSplits;     // [batch + 1]: running sum of splits
+  const i32* gLengths;    // [batch]
+  const i32* gPages;      // [batch, pages_max]
+  const float* gSink;     // [heads] or null: a logit that takes weight and gives no value
+  u16* gOut;              // [batch, s_q, heads, 512]
+  float* gLse;            // [batch, heads, s_q], natural log
+  float* gPartial;        // [slots, kv_heads, rows, 512] of requests that are split
+  float* gPartialLse;     // [slots, kv_heads, rows], base 2
+  float* gTop;            // WHOLE: [batch, heads, s_q], largest scaled logit
+  const u8* gCache;       // GATHER: rows of the cache
+  const i32* gIndices;    // GATHER by index: [batch, indices_stride]
+  float scale;            // softmax scale x log2 e
+  u32 batch, pages_max, page, rows, s_q, heads, kv_heads, causal;
+  u32 cache_rows, indices_stride;
+};
+
+// The stretch of one request that is worked on at a time.
+struct Segment {
+  u32 request, length, begin, end, slot;
+  bool split;
+};
+
+// What this block of the grid works on, one segment after another; loaders and math groups walk it alike.
+struct Walk {
+  i32 request, last;  // the rest of the plan is read again when needed: registers are scarce
+
+  DEVICE static const i32* row(const Arguments& p) { return p.gPlan + blockIdx.z * kPlanRow; }
+
+  DEVICE explicit Walk(const Arguments& p) {
+    request = WHOLE ? i32(blockIdx.z) - i32(gridDim.z) : __ldg(row(p)) - 1;
+    last = WHOLE ? i32(p.batch) - 1 : __ldg(row(p) + 1);
+  }
+
+  // Call it with the segment of the call before; the first time with begin = end = 0.
+  DEVICE bool next(const Arguments& p, Segment& s) {
+    if constexpr (WHOLE) {
+      request += gridDim.z;
+      if (request > last) return false;
+      s.request = request, s.length = __ldg(p.gLengths + request);
+      s.begin = 0, s.end = ceil_div(s.length, kKeys), s.slot = 0, s.split = false;
+      return true;
+    }
+    const i32 first = __ldg(row(p)), end_block = __ldg(row(p) + 3);
+    const bool more = PIECE > 0 && request >= first && s.end < (request == last ? end_block : ceil_div(s.length, kKeys));
+    if (!more && ++request > last) return false;
+    s.request = request;
+    s.length = __ldg(p.gLengths + request);
+    s.begin = more ? s.end : request == first ? __ldg(row(p) + 2) : 0;
+    s.end = request == last ? end_block : ceil_div(s.length, kKeys);
+    const i32 before = __ldg(p.gSplits + request);
+    s.split = __ldg(p.gSplits + request + 1) - before > 1;
+    s.slot = before + (request == first ? __ldg(row(p) + 4) : 0);
+    if constexpr (PIECE > 0) {
+      s.slot = before + s.begin / larger(PIECE, 1);
+      s.end = smaller(s.end, (s.begin / larger(PIECE, 1) + 1) * PIECE);
+    }
+    return true;
+  }
+};
+
+// ---------------------------------------------------------------- tensor-core steps
+#if HALF
+#define QK wgmma_f16
+#define PV_REGISTERS wgmma_f16_rs_bt
+#define PV_SHARED wgmma_f16_bt
+#define PACK pack_fp16
+#else
+#define QK wgmma_bf16
+#define PV_REGISTERS wgmma_bf16_rs_bt
+#define PV_SHARED wgmma_bf16_bt
+#define PACK pack_bf16
+#endif
+
+using Scores = float[32];
+using Output = float[128];
+using Weights = u32[4][4];  // the A operand of four k steps
+
+// S = Q K; starts as soon as the first 64 columns are there. The half that is freed last comes last.
+DEVICE void multiply_scores(Shared& s, Scores& rS, u32 buffer, u32 parity) {
+  pin_registers(rS);
+  wgmma_fence();
+#pragma unroll
+  for (u32 i = 0; i < QK_TILES; ++i) {
+    const u32 tile = QK_TILES == kValueTiles || i < 4 ? i : i == 4 ? kValueTiles : i - 1;
+    if (!GATHER || i == 0 || tile == 4) {
+      barrier_wait(&s.full[buffer][GATHER ? tile / 4 : tile], parity);
+      if constexpr (GATHER) fence_proxy_async();  // some rows come by cp.async, whose writers cannot fence
+    }
+    const u64 q = k_major_descriptor(smem_address(s.sQ[tile])), k = k_major_descriptor(smem_address(s.sK[buffer][tile]));
+#pragma unroll
+    for (u32 step = 0; step < 4; ++step) QK(rS, q + 2 * step, k + 2 * step, i + step != 0);
+  }
+  wgmma_commit();
+}
+
+DEVICE u64 value_descriptor(Shared& s, u32 buffer, u32 half) {
+  return mn_major_descriptor(smem_address(s.sK[buffer][half * 4]), kTileBytes);
+}
+
+DEVICE void multiply_own(Output& rO, const Weights& rP, u64 v) {
+  pin_registers(rO);
+  wgmma_fence();
+#pragma unroll
+  for (u32 step = 0; step < 4; ++step) PV_REGISTERS(rO, rP[step], v + step * (2048 >> 4), true);
+  wgmma_commit();
+}
+
+DEVICE void multiply_other(Output& rO, u32 sP, u64 v) {
+  const u64 p = k_major_descriptor(sP);
+  pin_registers(rO);
+  wgmma_fence();
+#pragma unroll
+  for (u32 step = 0; step < 4; ++step) PV_SHARED(rO, p + 2 * step, v + step * (2048 >> 4), true);
+  wgmma_commit();
+}
+
+// ---------------------------------------------------------------- softmax
+// A thread owns parts of two rows, `low` = lane / 4 of its warp's sixteen and `low` + 8; index 0 and 1 below.
+struct Rows {
+  float max[2], sum[2];
+#if WHOLE
+  float top[2];
+#endif
+
+  DEVICE void rescale_sum(const float (&factor)[2]) {
+    sum[0] *= factor[0];
+    sum[1] *= factor[1];
+  }
+};
+
+DEVICE float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+DEVICE float quad_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+// What values scaled by 2^-before must be multiplied with to be scaled by 2^-after. Both may be -infinity.
+DEVICE float rescale_factor(float before, float after) { return before == after ? 1.f : exp2_fast(before - after); }
+
+// Keys that this thread's row `r` may see. Seldom asked, so it is no register.
+DEVICE u32 visible_keys(const Arguments& p, u32 length, u32 r) {
+  const u32 row = blockIdx.x * kRows + threadIdx.x / 32 % 4 * 16 + lane_index() / 4 + 8 * r;
+  const u32 hidden = p.causal ? p.s_q - 1 - smaller(row / (p.heads / p.kv_heads), p.s_q - 1) : 0;
+  return length > hidden ? length - hidden : 0;
+}
+
+// rS becomes the weights; `rows.max` moves from `before` (the maximum in force) to the new one.
+DEVICE void softmax(const Arguments& p, Shared& s, u32 buffer, Scores& rS, Weights& rP, Rows& rows, const float (&before)[2], u32 length, u32 first_key) {
+  const float scale = p.scale;
+  const u32 hidden_max = p.causal ? p.s_q - 1 : 0;
+#if GATHER
+  const volatile u32* sValid = reinterpret_cast<const volatile u32*>(s.sValid[buffer]);
+  if ((sValid[0] & sValid[1]) != 0xffffffffu) {
+    const u32 low = sValid[0] >> (lane_index() % 4 * 2), high = sValid[1] >> (lane_index() % 4 * 2);
+#pragma unroll
+    for (u32 i = 0; i < 32; ++i)
+      if (!((i < 16 ? low : high) >> (i % 16 / 4 * 8 + i % 2) & 1)) rS[i] = -infinity();
+  }
+#endif
+  if (kLimits && first_key + kKeys + hidden_max > length) {
+    const u32 visible[2] = {visible_keys(p, length, 0), visible_keys(p, length, 1)};
+#pragma unroll
+    for (u32 i = 0; i < 32; ++i) {
+      const u32 key = first_key + i / 4 * 8 + lane_index() % 4 * 2 + i % 2;
+      if (key >= visible[i / 2 % 2]) rS[i] = -infinity();
+    }
+  }
+#pragma unroll
+  for (u32 r = 0; r < 2; ++r) {
+    float top = -infinity();
+#pragma unroll
+    for (u32 j = 0; j < 8; ++j) top = fmaxf(top, fmaxf(rS[4 * j + 2 * r], rS[4 * j + 2 * r + 1]));
+    top = quad_max(top) * scale;
+#if WHOLE
+    rows.top[r] = fmaxf(rows.top[r], top);
+#endif
+    rows.max[r] = top > before[r] + kSlack ? top : before[r];
+    const float shift = rows.max[r] == -infinity() ? 0.f : rows.max[r];
+    float sum = 0.f;
+#pragma unroll
+    for (u32 j = 0; j < 8; ++j)
+#pragma unroll
+      for (u32 c = 0; c < 2; ++c) {
+        float& x = rS[4 * j + 2 * r + c];
+        x = exp2_fast(fmaf(x, scale, -shift));
+        sum += x;
+      }
+    rows.sum[r] = rows.sum[r] * rescale_factor(before[r], rows.max[r]) + sum;
+  }
+#pragma unroll
+  for (u32 step = 0; step < 4; ++step)
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i) rP[step][i] = PACK(rS[8 * step + 2 * i], rS[8 * step + 2 * i + 1]);
+}
+
+DEVICE void rescale(Output& rO, const float (&factor)[2]) {
+  if (!__any_sync(0xffffffffu, factor[0] != 1.f || factor[1] != 1.f)) return;
+#pragma unroll
+  for (u32 i = 0; i < 128; ++i) rO[i] *= factor[i / 2 % 2];
+}
+
+// Leaves the weights where the other warpgroup's products read them, and the maximum beside them.
+DEVICE void publish(u32 sP, float* sMax, const Weights& rP, const Rows& rows) {
+  const u32 lane = lane_index(), warp = threadIdx.x / 32 % 4, row = warp * 16 + (lane & 15);
+#pragma unroll
+  for (u32 step = 0; step < 4; ++step) {
+    const u32 chunk = (2 * step + lane / 16) ^ (row & 7);
+    stmatrix_x4(sP + row * 128 + chunk * 16, rP[step][0], rP[step][1], rP[step][2], rP[step][3]);
+  }
+  if (lane % 4 == 0) {
+    sMax[warp * 16 + lane / 4] = rows.max[0];
+    sMax[warp * 16 + lane / 4 + 8] = rows.max[1];
+  }
+  fence_proxy_async();
+  __syncwarp();  // the barrier that follows takes whole warps
+}
+
+DEVICE void read_max(float (&max)[2], const float* sMax) {
+  const u32 row = threadIdx.x / 32 % 4 * 16 + lane_index() / 4;
+  max[0] = sMax[row];
+  max[1] = sMax[row + 8];
+}
+
+// The weights of keys past the end are zero, but what the cache holds there may be NaN, and 0 x NaN is NaN.
+DEVICE void clear_tail(Shared& s, u32 buffer, u32 half, u32 keys) {
+  for (u32 i = threadIdx.x % 128 + keys * 8; i < kKeys * 8; i += 128)
+#pragma unroll
+    for (u32 t = 0; t < 4; ++t) *reinterpret_cast<uint4*>(s.sK[buffer][half * 4 + t] + i * 16) = make_uint4(0, 0, 0, 0);
+  fence_proxy_async();
+  named_barrier_sync(kGroup0 + half, 128);
+}
+
+// Values of this warpgroup's half: arrived, and finite.
+DEVICE void await_values(Shared& s, u32 buffer, u32 half, u32 parity, u32 keys) {
+  if constexpr (GATHER) {
+    barrier_wait(&s.full[buffer][half], parity);
+    fence_proxy_async();
+  } else {
+#pragma unroll
+    for (u32 t = 0; t < 4; ++t) barrier_wait(&s.full[buffer][half * 4 + t], parity);
+    if (keys < kKeys) clear_tail(s, buffer, half, keys);
+  }
+}
+
+DEVICE void release(u64* empty) {
+  __syncwarp();
+  if constexpr (CLUSTER > 1) {
+    if (lane_index() < CLUSTER) barrier_arrive_at(empty, lane_index());
+  } else {
+    if (lane_index() == 0) barrier_arrive(empty);
+  }
+}
+
+// Q is this block's own, so only its own load warp hears of it.
+DEVICE void release_query(Shared& s) {
+  __syncwarp();
+  if (lane_index() == 0) barrier_arrive(&s.emptyQ);
+}
+
+// ---------------------------------------------------------------- store
+// Four groups of eight columns as packed pairs, one pair a lane of the quad: afterwards each lane holds one whole group.
+DEVICE uint4 transpose_quad(u32 a, u32 b, u32 c, u32 d) {
+  const bool odd = lane_index() & 1, high = lane_index() & 2;
+  const u32 keep0 = high ? c : a, keep1 = high ? d : b;
+  const u32 far0 = __shfl_xor_sync(0xffffffffu, high ? a : c, 2), far1 = __shfl_xor_sync(0xffffffffu, high ? b : d, 2);
+  const u32 own = odd ? keep1 : keep0, far = odd ? far1 : far0;
+  const u32 near = __shfl_xor_sync(0xffffffffu, odd ? keep0 : keep1, 1), cross = __shfl_xor_sync(0xffffffffu, odd ? far0 : far1, 1);
+  const u32 x = odd ? near : own, y = odd ? own : near, z = odd ? cross : far, w = odd ? far : cross;
+  return high ? make_uint4(z, w, x, y) : make_uint4(x, y, z, w);
+}
+
+DEVICE void store_final(const Arguments& p, const Output& rO, const Rows& rows, u32 request, u32 half) {
+  const u32 lane = lane_index(), ratio = p.heads / p.kv_heads;
+#pragma unroll
+  for (u32 r = 0; r < 2; ++r) {
+    const u32 row = blockIdx.x * kRows + threadIdx.x / 32 % 4 * 16 + lane / 4 + 8 * r;
+    const u32 position = row / ratio, head = blockIdx.y * ratio + row % ratio;
+    const float sink = p.gSink != nullptr && row < p.rows ? exp2_fast(fmaf(__ldg(p.gSink + head), kLog2e, -rows.max[r])) : 0.f;
+    const float inverse = rows.sum[r] > 0.f ? 1.f / (rows.sum[r] + sink) : 0.f;
+    u16* gRow = p.gOut + ((u64(request) * p.s_q + position) * p.heads + head) * 512 + half * 256;
+#pragma unroll
+    for (u32 g = 0; g < 8; ++g) {
+      u32 packed[4];
+#pragma unroll
+      for (u32 i = 0; i < 4; ++i) packed[i] = PACK(rO[16 * g + 4 * i + 2 * r] * inverse, rO[16 * g + 4 * i + 2 * r + 1] * inverse);
+      const uint4 eight = transpose_quad(packed[0], packed[1], packed[2], packed[3]);
+      if (row < p.rows) *reinterpret_cast<uint4*>(gRow + g * 32 + lane % 4 * 8) = eight;
+    }
+    if (half == 0 && lane % 4 == 0 && row < p.rows)
+      p.gLse[(u64(request) * p.heads + head) * p.s_q + position] =
+          rows.sum[r] > 0.f ? kLn2 * (rows.max[r] + log2_fast(rows.sum[r])) : infinity();
+#if WHOLE
+    if (half == 0 && lane % 4 == 0 && row < p.rows) p.gTop[(u64(request) * p.heads + head) * p.s_q + position] = kLn2 * rows.top[r];
+#endif
+  }
+}
+
+DEVICE void store_partial(const Arguments& p, const Output& rO, const Rows& rows, u32 slot, u32 half) {
+  const u32 lane = lane_index();
+#pragma unroll
+  for (u32 r = 0; r < 2; ++r) {
+    const u32 row = blockIdx.x * kRows + threadIdx.x / 32 % 4 * 16 + lane / 4 + 8 * r;
+    if (row >= p.rows) continue;
+    const float inverse = rows.sum[r] > 0.f ? 1.f / rows.sum[r] : 0.f;
+    const u64 at = (u64(slot) * p.kv_heads + blockIdx.y) * p.rows + row;
+    float* gRow = p.gPartial + at * 512 + half * 256 + lane % 4 * 2;
+#pragma unroll
+    for (u32 j = 0; j < 32; ++j)
+      *reinterpret_cast<float2*>(gRow + j * 8) = make_float2(rO[4 * j + 2 * r] * inverse, rO[4 * j + 2 * r + 1] * inverse);
+    if (half == 0 && lane % 4 == 0)
+      p.gPartialLse[at] = rows.sum[r] > 0.f ? rows.max[r] + log2_fast(rows.sum[r]) : -infinity();
+  }
+}
+
+DEVICE void store(const Arguments& p, Shared& s, u32 parity, const Output& rO, Rows& rows, const Segment& segment, u32 half) {
+  const u32 row = threadIdx.x / 32 % 4 * 16 + lane_index() / 4;
+  auto& sSum = s.sSum[parity];
+#pragma unroll
+  for (u32 r = 0; r < 2 && segment.begin < segment.end; ++r) {
+    rows.sum[r] = quad_sum(rows.sum[r]);
+    if (lane_index() % 4 == 0) sSum[half][row + 8 * r] = rows.sum[r];
+#if WHOLE
+    if (lane_index() % 4 == 0) s.sTop[half][row + 8 * r] = rows.top[r];
+#endif
+    __syncwarp();
+  }
+  if (segment.begin < segment.end) {
+    named_barrier_sync(kSums, kMathThreads);
+    rows.sum[0] = sSum[0][row] + sSum[1][row];
+    rows.sum[1] = sSum[0][row + 8] + sSum[1][row + 8];
+#if WHOLE
+    rows.top[0] = fmaxf(s.sTop[0][row], s.sTop[1][row]);
+    rows.top[1] = fmaxf(s.sTop[0][row + 8], s.sTop[1][row + 8]);
+#endif
+  }
+  if (segment.split) store_partial(p, rO, rows, segment.slot, half);
+  else store_final(p, rO, rows, segment.request, half);
+}
+
+// ---------------------------------------------------------------- the two warpgroups
+struct Parities {
+  u32 q = 0, buffer[2] = {0, 0};
+};
+
+DEVICE u32 keys_in(const Segment& segment, u32 block) { return smaller(kKeys, segment.length - block * kKeys); }
+
+DEVICE void left_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, const Segment& segment, u32 block, Parities& parity) {
+  const bool has_odd = block + 1 < segment.end;
+  const u32 sP1 = smem_address(s.sK[1][kValueTiles]);
+  Scores rS;
+  Weights rP;
+  multiply_scores(s, rS, 0, parity.buffer[0]);
+  wgmma_wait<0>();
+  pin_registers(rS);
+  if (block + 2 >= segment.end) release_query(s);
+
+  const float before[2] = {rows.max[0], rows.max[1]};
+  softmax(p, s, 0, rS, rP, rows, before, segment.length, block * kKeys);
+  publish(smem_address(s.sP0), s.sMax[0], rP, rows);
+  named_barrier_arrive(kP0, kMathThreads);
+  const float factor[2] = {rescale_factor(before[0], rows.max[0]), rescale_factor(before[1], rows.max[1])};
+  rescale(rO, factor);
+  if (!GATHER && keys_in(segment, block) < kKeys) clear_tail(s, 0, 0, keys_in(segment, block));
+  multiply_own(rO, rP, value_descriptor(s, 0, 0));
+  parity.buffer[0] ^= 1;
+
+  __syncwarp();
+  if (has_odd) named_barrier_sync(kP1, kMathThreads);
+  wgmma_wait<0>();
+  pin_registers(rO);
+  release(&s.empty[0][0]);
+  if (!has_odd) return;
+
+  float after[2];
+  read_max(after, s.sMax[1]);
+  const float factor1[2] = {rescale_factor(rows.max[0], after[0]), rescale_factor(rows.max[1], after[1])};
+  rows.max[0] = after[0], rows.max[1] = after[1];
+  rows.rescale_sum(factor1);
+  rescale(rO, factor1);
+  await_values(s, 1, 0, parity.buffer[1], keys_in(segment, block + 1));
+  parity.buffer[1] ^= 1;
+  multiply_other(rO, sP1, value_descriptor(s, 1, 0));
+  wgmma_wait<0>();
+  pin_registers(rO);
+  release(&s.empty[1][0]);
+}
+
+DEVICE void right_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, const Segment& segment, u32 block, Parities& parity) {
+  const bool has_odd = block + 1 < segment.end;
+  const u32 sP1 = smem_address(s.sK[1][kValueTiles]);
+  Scores rS;
+  Weights rP;
+  if (has_odd) {
+    multiply_scores(s, rS, 1, parity.buffer[1]);
+    wgmma_wait<0>();
+    pin_registers(rS);
+  }
+  if (block + 2 >= segment.end) release_query(s);
+
+  named_barrier_sync(kP0, kMathThreads);
+  float even[2];
+  read_max(even, s.sMax[0]);
+  const float factor[2] = {rescale_factor(rows.max[0], even[0]), rescale_factor(rows.max[1], even[1])};
+  rows.max[0] = even[0], rows.max[1] = even[1];
+  rows.rescale_sum(factor);
+  rescale(rO, factor);
+  await_values(s, 0, 1, parity.buffer[0], keys_in(segment, block));
+  parity.buffer[0] ^= 1;
+  multiply_other(rO, smem_address(s.sP0), value_descriptor(s, 0, 1));
+
+  if (has_odd) {  // beside that product
+    softmax(p, s, 1, rS, rP, rows, even, segment.length, (block + 1) * kKeys);
+    named_barrier_sync(kGroup1, 128);  // all four warps have read the ninth tile: it may become P1
+    publish(sP1, s.sMax[1], rP, rows);
+    named_barrier_arrive(kP1, kMathThreads);
+  }
+  wgmma_wait<0>();
+  pin_registers(rO);
+  release(&s.empty[0][1]);
+  if (!has_odd) return;
+
+  const float factor1[2] = {rescale_factor(even[0], rows.max[0]), rescale_factor(even[1], rows.max[1])};
+  rescale(rO, factor1);
+  if (!GATHER && keys_in(segment, block + 1) < kKeys) clear_tail(s, 1, 1, keys_in(segment, block + 1));
+  multiply_own(rO, rP, value_descriptor(s, 1, 1));
+  parity.buffer[1] ^= 1;
+  wgmma_wait<0>();
+  pin_registers(rO);
+  release(&s.empty[1][1]);
+}
+
+template <u32 kHalf>
+DEVICE void attend(const Arguments& p, Shared& s) {
+  Walk walk(p);
+  Segment segment{};
+  Parities parity;
+  while (walk.next(p, segment)) {
+    Output rO;
+    Rows rows;
+#pragma unroll
+    for (u32 i = 0; i < 128; ++i) rO[i] = 0.f;
+#pragma unroll
+    for (u32 r = 0; r < 2; ++r) {
+      rows.max[r] = -infinity();
+      rows.sum[r] = 0.f;
+#if WHOLE
+      rows.top[r] = -infinity();
+#endif
+    }
+    if (segment.begin < segment.end) {
+      barrier_wait(&s.fullQ, parity.q);
+      parity.q ^= 1;
+    }
+    for (u32 block = segment.begin; block < segment.end; block += 2) {
+      if constexpr (kHalf == 0) left_pair(p, s, rO, rows, segment, block, parity);
+      else right_pair(p, s, rO, rows, segment, block, parity);
+    }
+    store(p, s, parity.q, rO, rows, segment, kHalf);
+  }
+}
+
+// One thread calls it, before anything waits on a barrier. `writers`: threads that write a gathered half.
+DEVICE void init_barriers(Shared& s, u32 writers) {
+  barrier_init(&s.fullQ, 1);
+  barrier_init(&s.emptyQ, 8);
+  for (u32 i = 0; i < 2 * kFulls; ++i) barrier_init(&s.full[0][0] + i, GATHER ? writers : 1);
+  for (u32 i = 0; i < 4; ++i) barrier_init(&s.empty[0][0] + i, 4 * CLUSTER);
+  barrier_init_fence();
+}
+
+DEVICE void load_query(Shared& s, const TensorMap& map_q, u32 request, u32& parity) {
+  barrier_wait(&s.emptyQ, parity);
+  parity ^= 1;
+  barrier_expect_bytes(&s.fullQ, QK_TILES * kTileBytes);
+  for (u32 t = 0; t < QK_TILES; ++t) tma_load_4d(&map_q, &s.fullQ, s.sQ[t], t * 64, blockIdx.x * kRows, blockIdx.y, request);
+}

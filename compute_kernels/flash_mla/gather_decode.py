@@ -1,0 +1,167 @@
+"""MLA attention over fetched keys: FP8 caches, dense or sparse, and sparse prefill in bf16.
+
+Formula as in `dense_decode`: O = softmax(scale * q . K^T) . V with V = K[:, :512], over all keys of a request or over those
+that a list of indices names for each query position. A sink is one more logit that takes weight and gives no value.
+
+An FP8 row is 656 bytes: 512 e4m3 values, four float32 scales (one for each 128 values), 64 bf16 rotary values. Bytes: 656 a
+key instead of 1,152; 2 h (576 + 512) operations a key and query. Load warps turn the values into bf16, near 25 cycles a key for
+the four of them; products of 64 heads take 34. A query position of a sparse call is a request of its own: its keys are its
+list. Prefill needs no plan: there are far more positions than multiprocessors.
+
+Limits: head size 576 (prefill also 512); lists of any length up to 2^31 rows of cache; the cache's rows lie without gaps.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from threefs.compute_kernels.flash_mla.dense_decode import (
+    LOG2_E,
+    ROWS,
+    VALUES,
+    Arguments,
+    DecodeShape,
+    Results,
+    attention_constants,
+    ceil_div,
+    launch_combine,
+    query_map,
+)
+from threefs.compute_kernels.jit import KernelSource, Launch, loaded
+
+__all__ = [
+    "FP8_ROW",
+    "decode_fp8",
+    "dequantise_rows",
+    "gather_source",
+    "prefill",
+    "quantise_rows",
+    "reference_sparse",
+]
+
+FP8_ROW = 656
+_PAGED, _SPARSE, _PREFILL = 0, 1, 2
+_FILE = Path(__file__).with_name("gather_decode.cu")
+_SHARED_BYTES = 232_448
+_ROTARY, _GROUP, _E4M3_MAX = 64, 128, 448.0
+
+
+@lru_cache(maxsize=16)
+def gather_source(kind: int, qk_tiles: int = 9, causal: bool = False) -> KernelSource:
+    """`kind`: 0 an FP8 cache in order, 1 by indices, 2 bf16 rows by indices (prefill)."""
+    constants, shapes = attention_constants(torch.bfloat16, gather=1, qk_tiles=qk_tiles, whole=int(kind == _PREFILL))
+    return KernelSource(_FILE, "mla_gather", (*constants, ("SOURCE", kind), ("CAUSAL", int(causal))), shapes)
+
+
+def quantise_rows(rows: torch.Tensor) -> torch.Tensor:
+    """[..., 576] to uint8 [..., 656]: the cache's row format. A group of zeros has a tiny scale."""
+    values = rows[..., :VALUES].float().unflatten(-1, (-1, _GROUP))
+    scales = values.abs().amax(-1).clamp(min=1e-4) / _E4M3_MAX
+    small = (values / scales[..., None]).to(torch.float8_e4m3fn).flatten(-2)
+    rotary = rows[..., VALUES:].to(torch.bfloat16).contiguous()
+    return torch.cat([small.view(torch.uint8), scales.view(torch.uint8), rotary.view(torch.uint8)], -1)
+
+
+def dequantise_rows(rows: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """uint8 [..., 656] to [..., 576]; the values as bf16 has them, which is what the tensor cores multiply."""
+    values = rows[..., :VALUES].contiguous().view(torch.float8_e4m3fn).float().unflatten(-1, (-1, _GROUP))
+    scales = rows[..., VALUES : VALUES + 16].contiguous().view(torch.float32)
+    wide = (values * scales[..., None]).flatten(-2).to(torch.bfloat16)
+    return torch.cat([wide, rows[..., VALUES + 16 :].contiguous().view(torch.bfloat16)], -1).to(dtype)
+
+
+def decode_fp8(
+    q: torch.Tensor,
+    cache: torch.Tensor,
+    table: torch.Tensor | None,
+    indices: torch.Tensor | None,
+    lengths: torch.Tensor,
+    plan: torch.Tensor,
+    splits: torch.Tensor,
+    scale: float,
+    causal: bool,
+    sink: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queue attention over an FP8 cache, uint8 [blocks, page, 1, 656], and the combination. Checked already.
+
+    With `indices` [b, s_q, k], q is [b * s_q, 1, h, 576] and `lengths` has b * s_q entries.
+    """
+    batch, s_q, heads, _ = q.shape
+    page = cache.shape[1]
+    shape = DecodeShape(batch, s_q, heads, 1, page)
+    parts = plan.shape[0]
+    results = Results.empty(shape, batch + parts, q.dtype, q.device)
+    _folded, map_q = query_map(q, shape)
+    tensors = (results.out, results.lse, results.partial, results.partial_lse)
+    sink_at = 0 if sink is None else sink.data_ptr()
+    arguments = Arguments(
+        *(tensor.data_ptr() for tensor in (plan, splits, lengths)), 0 if table is None else table.data_ptr(), sink_at,
+        *(tensor.data_ptr() for tensor in tensors), 0, cache.data_ptr(), 0 if indices is None else indices.data_ptr(),
+        scale * LOG2_E, batch,
+        0 if table is None else table.stride(0), page, shape.rows, s_q, heads, 1, int(causal and s_q > 1),
+        cache.shape[0] * page, 0 if indices is None else indices.shape[-1],
+    )  # fmt: skip
+    kind = _PAGED if indices is None else _SPARSE
+    launch = Launch((shape.row_tiles, 1, parts), 384, _SHARED_BYTES)
+    loaded(gather_source(kind, causal=causal and s_q > 1)).launch(launch, (map_q, arguments), q.device)
+    if parts > 1:
+        launch_combine(shape, plan, splits, results, sink_at, every=False)
+    return results.out, results.lse
+
+
+def prefill(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    indices: torch.Tensor,
+    lengths: torch.Tensor,
+    scale: float,
+    sink: torch.Tensor | None,
+    num_sms: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queue sparse prefill: q [s_q, h, d], kv [s_kv, 1, d], indices [s_q, 1, k], lengths [s_q]. Checked already."""
+    s_q, heads, head = q.shape
+    shape = DecodeShape(s_q, 1, heads, 1, 1)
+    results = Results.empty(shape, 1, q.dtype, q.device)
+    top = torch.empty(s_q, heads, dtype=torch.float32, device=q.device)
+    _folded, map_q = query_map(q.view(s_q, 1, heads, head), shape)
+    arguments = Arguments(
+        0, 0, lengths.data_ptr(), 0, 0 if sink is None else sink.data_ptr(),
+        results.out.data_ptr(), results.lse.data_ptr(), 0, 0, top.data_ptr(), kv.data_ptr(), indices.data_ptr(),
+        scale * LOG2_E, s_q, 0, 1, heads, 1, heads, 1, 0, kv.shape[0], indices.shape[-1],
+    )  # fmt: skip
+    parts = max(min(num_sms // shape.row_tiles, s_q), 1)
+    launch = Launch((shape.row_tiles, 1, parts), 384, _SHARED_BYTES)
+    loaded(gather_source(_PREFILL, ceil_div(head, ROWS))).launch(launch, (map_q, arguments), q.device)
+    return results.out.view(s_q, heads, VALUES), top, results.lse.view(s_q, heads)
+
+
+def reference_sparse(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    indices: torch.Tensor,
+    lengths: torch.Tensor,
+    scale: float,
+    sink: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """out [n, h, 512], largest logit [n, h] and lse [n, h] of q [n, h, d] over rows of kv [rows, d] in `dtype`."""
+    n, heads, _ = q.shape
+    out = torch.zeros(n, heads, VALUES, dtype=dtype, device=q.device)
+    lse = torch.full((n, heads), torch.inf, dtype=dtype, device=q.device)
+    top = torch.full((n, heads), -torch.inf, dtype=dtype, device=q.device)
+    for i in range(n):
+        at = indices[i, : int(lengths[i])].long()
+        at = at[(at >= 0) & (at < kv.shape[0])]
+        if len(at) == 0:
+            continue
+        keys = kv[at].to(dtype)
+        scores = q[i].to(dtype) @ keys.T * scale
+        lse[i], top[i] = scores.logsumexp(-1), scores.amax(-1)
+        weights = (scores - lse[i][:, None]).exp()
+        if sink is not None:
+            weights = weights / (1 + (sink.to(dtype) - lse[i]).exp())[:, None]
+        out[i] = weights @ keys[:, :VALUES]
+    return out, top, lse
