@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from threefs.smallpond.errors import PlanError
-from threefs.smallpond.executors.platform import default_executor
+from threefs.smallpond.executors.selection import default_executor
 
 DEFAULT_DATA_ROOT = "~/.smallpond/data"
 

@@ -35,7 +35,7 @@ from threefs.smallpond.executors.wakeup import Wakeup
 
 FIRST_HOST_SECONDS = 30.0  # the first look at the hosts waits so long for one: plans are made for the hosts there are
 NO_HOST_SECONDS = 300.0  # queued items without any worker are given up after this
-LOCAL_START = [sys.executable, "-m", "threefs.smallpond.executors.worker"]
+LOCAL_START = [sys.executable, "-P", "-m", "threefs.smallpond.executors.worker"]
 
 
 class FileQueueExecutor(Executor):
@@ -70,6 +70,7 @@ class FileQueueExecutor(Executor):
         self._sequence = 0
         self._first_look = True
         self._closed = False
+        self._thread: threading.Thread | None = None
         self._processes: list[subprocess.Popen[bytes]] = []
 
     # ---- the interface ----
@@ -128,6 +129,8 @@ class FileQueueExecutor(Executor):
                 return
             self._closed = True
             self._changed.notify_all()
+        if self._thread is None:
+            return  # never started
         self._wakeup.wake()
         self._thread.join()
         if self._folder.driver_id() == self._id:
@@ -226,6 +229,10 @@ class FileQueueExecutor(Executor):
             stdin=subprocess.DEVNULL,
         )
 
+def default_queue(context: Any) -> str:
+    """In the job's folder, which others may read: the queue itself is private."""
+    return os.path.join(context.queue_root, "items")
+
 
 def create(context: Any, config: Any) -> FileQueueExecutor:
     """Options: `queue` (a folder that workers started by hand share; default: one in the job's folder), and
@@ -239,7 +246,7 @@ def create(context: Any, config: Any) -> FileQueueExecutor:
         )
     known = {name: options[name] for name in ("lease_seconds", "inotify", "hosts_expected") if name in options}
     return FileQueueExecutor(
-        options.get("queue") or context.queue_root,
+        options.get("queue") or default_queue(context),
         start_workers=config.num_executors,
         environment=context.env_overrides,
         **known,

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from threefs.smallpond.errors import PlanError
-from threefs.smallpond.executors.filequeue import FileQueueExecutor
+from threefs.smallpond.executors.filequeue import FileQueueExecutor, default_queue
 from threefs.smallpond.executors.interface import Report, Resources
 from threefs.smallpond.executors.local.executor import host_resources
 from threefs.smallpond.executors.queue_folder import LEASE_SECONDS
@@ -55,7 +55,7 @@ def create(context: Any, config: Any) -> MpiExecutor:
     if world.Get_rank():
         _serve(_invitation(world), workers_here, lease)
         sys.exit(0)
-    return MpiExecutor(world, context.queue_root, lease)
+    return MpiExecutor(world, default_queue(context), lease)
 
 
 def _invite(world: Any, root: str) -> None:

@@ -1,0 +1,79 @@
+"""Sessions on a Ray cluster of two nodes that run on this machine: placement, deaths, failures, limits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import threefs.smallpond as smallpond
+from threefs.smallpond.errors import InfeasibleTask, SMALLPOND_ERRORS
+from threefs.smallpond.session import Session
+
+# Ray's own processes and clients leave sockets to the collector.
+pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
+pytest.importorskip("ray", reason="needs the extra ray")
+
+
+@pytest.fixture(scope="module")
+def sp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(**{name: value for name, value in node.items() if name != "include_dashboard"})
+    session = smallpond.init(
+        data_root=str(tmp_path_factory.mktemp("data")), ray_address=cluster.address, progress=False
+    )
+    yield session
+    session.shutdown()
+    cluster.shutdown()
+
+
+def frame(sp: Session, rows: int, parts: int) -> Any:
+    return sp.from_items([{"a": i} for i in range(rows)]).repartition(parts, by_rows=True)
+
+
+def test_all_nodes_get_work(sp: Session) -> None:
+    def slow(row: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.1)
+        return {"b": 2 * row["a"]}
+
+    assert sum(row["b"] for row in frame(sp, 20, 10).map(slow).take_all()) == 380
+    hosts = {task.host for task in sp.runs[-1].tasks if task.worker != "driver"}
+    assert hosts == {host.name for host in sp._job.executor.hosts()}
+    assert len(hosts) == 2
+
+
+def test_a_worker_that_is_killed_costs_one_attempt(sp: Session, tmp_path: Path) -> None:
+    marker = str(tmp_path / "died")
+
+    def dies_once(row: dict[str, Any]) -> dict[str, Any]:
+        if row["a"] == 3 and not os.path.exists(marker):
+            open(marker, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return row
+
+    rows = frame(sp, 6, 3).map(dies_once).take_all()
+    assert [row["a"] for row in rows] == list(range(6))
+    assert "lost" in {task.state for task in sp.runs[-1].tasks}
+
+
+def test_an_exception_names_itself_and_the_step(sp: Session) -> None:
+    def fails(row: dict[str, Any]) -> dict[str, Any]:
+        raise ValueError(f"row {row['a']} is not to my taste")
+
+    with pytest.raises(SMALLPOND_ERRORS, match="row 0 is not to my taste"):
+        frame(sp, 1, 1).map(fails).take_all()
+
+
+def test_a_task_that_fits_no_node_is_rejected_at_once(sp: Session) -> None:
+    begin = time.monotonic()
+    with pytest.raises(InfeasibleTask, match="Lower cpu_limit"):
+        frame(sp, 4, 2).map("a + 1 as b", cpu_limit=64).take_all()
+    assert time.monotonic() - begin < 10
