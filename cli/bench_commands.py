@@ -134,6 +134,14 @@ def bench_graysort(
             say(f"generated, sorted and validated: {totals[0] / totals[1]:.2f} times as long as on the local disk")
 
 
+@app.command("kernels", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench_kernels(context: typer.Context) -> None:
+    """Time the GPU kernels on this machine; parts to time may follow (see its --help after --)."""
+    from threefs.compute_kernels.bench import main
+
+    raise typer.Exit(main(context.args))
+
+
 def _sort(
     where: Path,
     records: int,

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from threefs.smallpond.errors import PlanError
+from threefs.smallpond.executors.platform import default_executor
 
 DEFAULT_DATA_ROOT = "~/.smallpond/data"
 
@@ -51,6 +52,7 @@ class SessionConfig:
             if int(pick("num_executors", "SP_NUM_EXECUTORS", 0)) or pick("ray_address", "SP_RAY_ADDRESS"):
                 warnings.warn(f"results go to {data_root}: other hosts need a data_root that they share", stacklevel=4)
         ray_address = pick("ray_address", "SP_RAY_ADDRESS")
+        platform = pick("platform", "SP_PLATFORM")
         return cls(
             job_id=str(pick("job_id", "SP_JOBID") or uuid.uuid4().hex),
             job_time=_job_time(pick("job_time", "SP_JOB_TIME")),
@@ -58,10 +60,10 @@ class SessionConfig:
             job_name=pick("job_name", "SP_JOB_NAME"),
             num_executors=int(pick("num_executors", "SP_NUM_EXECUTORS", 0)),
             ray_address=ray_address,
-            executor=str(pick("executor", "SP_EXECUTOR", "ray" if ray_address else "local")),
+            executor=str(pick("executor", "SP_EXECUTOR", default_executor(platform, ray_address, env))),
             bind_numa_node=str(pick("bind_numa_node", "SP_BIND_NUMA_NODE", "")).lower() in ("1", "true"),
             memory_allocator=pick("memory_allocator", "SP_MEMORY_ALLOCATOR"),
-            platform=pick("platform", "SP_PLATFORM"),
+            platform=platform,
             optimize=str(pick("optimize", "SP_OPTIMIZE", "1")).lower() not in ("0", "false"),
             progress=arguments.get("progress"),
             report_path=pick("report", "SP_REPORT"),

@@ -50,6 +50,8 @@ class Session:
         self._frames: list[Node] = []
         self._lock = threading.RLock()
         self._open = True
+        if self.config.executor == "mpi":
+            self._job.start()  # only rank 0 comes back from here
         atexit.register(self.shutdown)
 
     @property

@@ -82,9 +82,8 @@ class Channels:
         self._wake(record)
 
     def forget(self, record: Record) -> None:
-        """Refused without any trace: a retry is a new attempt."""
-        if self._records.get(record.key) is record:
-            del self._records[record.key]
+        """Refused without any trace: a retry is a new attempt, while earlier updates on the channel stay refused."""
+        record.version = ChunkVersion(0)
         self._wake(record)
 
     def give_up(self, record: Record) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from google.protobuf.message import Message
 
 from threefs.client.meta.types import MetaNode
-from threefs.common.errors import ThreefsError, Timeout, Unreachable
+from threefs.common.errors import RequestError, ThreefsError, Timeout, Unreachable
 from threefs.common.files import Credentials
 from threefs.common.ids import ClientId, NodeId, RequestId
 from threefs.common.net.interface import Transport
@@ -108,6 +108,8 @@ class MetaCaller:
             try:
                 address = self._address(inode, moved)
                 return await invoke(self._transport, address, method, message, timeout_s=limit_s)
+            except RequestError:
+                raise  # an answer: most names that are looked up before a create do not exist
             except (Timeout, Unreachable) as exc:
                 moved += 1
                 if inode is None and self._preferred == preferred:  # else another request has moved it already

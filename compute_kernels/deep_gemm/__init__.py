@@ -1,4 +1,4 @@
-"""FP8 and bf16 matrix products, weight gradients and indexer logits for Hopper GPUs, under DeepGEMM's names and signatures."""
+"""FP8 and bf16 products, weight gradients and indexer logits for Hopper GPUs, under DeepGEMM's names and signatures."""
 
 from threefs.compute_kernels.deep_gemm.api import (
     fp8_gemm_nt,

@@ -105,34 +105,26 @@ def check_k_groups(lhs: Quantised, rhs: Quantised, ks: list[int]) -> tuple[int, 
     """Groups of different k behind each other; returns m and n, which the scales' shapes tell."""
     blocks, total = sum(ceil_div(k, K_BLOCK) for k in ks), sum(ks)
     _expect(all(k >= 0 and k % 16 == 0 for k in ks), lambda: f"the k's are {ks}; each must be a multiple of 16")
-    extents = []
-    for name, (values, scale) in (("lhs", lhs), ("rhs", rhs)):
-        _expect(
-            values.dtype == torch.float8_e4m3fn,
-            lambda name=name, v=values: f"{name} is {v.dtype}; it must be torch.float8_e4m3fn",
-        )  # type: ignore[misc]
-        _expect(
-            scale.dim() == 2,
-            lambda name=name, s=scale: f"{name} scales have shape {tuple(s.shape)}; they must be [K blocks, rows]",
-        )  # type: ignore[misc]
-        rows = scale.shape[1]
-        _check_scale(f"{name} scales", scale, (blocks, rows))
-        _expect(values.is_contiguous(), lambda name=name: f"{name} must be contiguous")  # type: ignore[misc]
-        _expect(
-            values.numel() == rows * total,
-            lambda name=name, v=values, rows=rows: (
-                f"{name} has {v.numel()} values; {rows} rows of k {ks} are {rows * total}"
-            ),  # type: ignore[misc]
-        )
-        _expect(
-            values.data_ptr() % 16 == 0,
-            lambda name=name: f"{name} begins at an address that is no multiple of 16: copy it",
-        )  # type: ignore[misc]
-        extents.append(rows)
-    m, n = extents
+    m, n = (_check_packed(name, side, ks, blocks, total) for name, side in (("lhs", lhs), ("rhs", rhs)))
     _expect(n % 2 == 0, lambda: f"n is {n}; it must be even, so that the output is added to in pairs")
     _check_devices(lhs[0], {"lhs scales": lhs[1], "rhs": rhs[0], "rhs scales": rhs[1]})
     return m, n
+
+
+def _check_packed(name: str, side: Quantised, ks: list[int], blocks: int, total: int) -> int:
+    """One side of k-grouped operands; returns its rows."""
+    values, scale = side
+    _expect(values.dtype == torch.float8_e4m3fn, lambda: f"{name} is {values.dtype}; it must be torch.float8_e4m3fn")
+    _expect(scale.dim() == 2, lambda: f"{name} scales have shape {tuple(scale.shape)}; they must be [K blocks, rows]")
+    rows = scale.shape[1]
+    _check_scale(f"{name} scales", scale, (blocks, rows))
+    _expect(values.is_contiguous(), lambda: f"{name} has strides {values.stride()}; call .contiguous() first")
+    _expect(
+        values.numel() == rows * total,
+        lambda: f"{name} has {values.numel()} values; {rows} rows of k {ks} are {rows * total}",
+    )
+    _expect(values.data_ptr() % 16 == 0, lambda: f"{name} begins at an address that is no multiple of 16: copy it")
+    return rows
 
 
 def _check_devices(first: torch.Tensor, others: dict[str, torch.Tensor]) -> None:

@@ -84,7 +84,7 @@ def _scale_map(scale: torch.Tensor, box: int) -> TensorMap:
 def _launch(
     a: torch.Tensor, scale_a: torch.Tensor, b: torch.Tensor, scale_b: torch.Tensor, out: torch.Tensor, ks: list[int]
 ) -> None:
-    """Queue the groups, 64 at a time. Values flat, scales [rows, all K blocks] with rows contiguous; checked already."""
+    """Queue the groups, 64 at a time. Values flat, scales [rows, all K blocks] with rows contiguous; all checked."""
     m, n = scale_a.shape[0], scale_b.shape[0]
     sms = sms_of(a.device)
     at = 0

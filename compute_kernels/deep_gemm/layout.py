@@ -19,6 +19,7 @@ __all__ = [
     "get_num_sms",
     "get_tma_aligned_size",
     "set_num_sms",
+    "sms_limit",
     "sms_of",
 ]
 
@@ -57,6 +58,11 @@ def get_num_sms() -> int:
     if _sms_limit is not None:
         return _sms_limit
     return require_hopper(torch.cuda.current_device() if torch.cuda.is_available() else 0)
+
+
+def sms_limit() -> int | None:
+    """What `set_num_sms` set."""
+    return _sms_limit
 
 
 def sms_of(device: torch.device) -> int:

@@ -2,9 +2,9 @@
 
 Formula. logits[i, j] = scale[j] * sum over heads h of weight[i, h] * relu(q[i, h] . k[j]) for the keys j that query i
 sees, -infinity elsewhere. The query's scale is part of its weights.
-Work: 2 h d operations for each seen pair. Bytes: 4 for each logit written, d + 4 for each key read by each block of 256 / h
-queries. With d = 128 and h = 64 the tensor cores bound the plain form (beside them two CUDA-core operations for each of h
-products); the paged form, one to four queries for each request, is bound by reading the cache.
+Work: 2 h d operations for each seen pair. Bytes: 4 for each logit written, d + 4 for each key read by each block of
+256 / h queries. With d = 128 and h = 64 the tensor cores bound the plain form (beside them two CUDA-core operations for
+each of h products); the paged form, one to four queries for each request, is bound by reading the cache.
 
 Limits: h 16, 32 or 64; d 32, 64 or 128; page 64 in the paged form; at most 256 / h query positions a request there.
 """
@@ -154,8 +154,8 @@ def fp8_paged_mqa_logits(
 ) -> torch.Tensor:
     """float32 logits [b * next_n, max_context_len] of q [b, next_n, h, d] over a paged cache.
 
-    The cache is uint8 [blocks, 64, 1, d + 4]; in memory a block is 64 x d values and then 64 float32 scales. Query n sees
-    the keys before `context_lens - (next_n - 1 - n)`; with `clean_logits` the rest is -infinity, else undefined.
+    The cache is uint8 [blocks, 64, 1, d + 4]; in memory a block is 64 x d values and then 64 float32 scales. Query n
+    sees the keys before `context_lens - (next_n - 1 - n)`; with `clean_logits` the rest is -infinity, else undefined.
     """
     heads, head_dim = _check_query(q, 4)
     batch, next_n, device = q.shape[0], q.shape[1], q.device

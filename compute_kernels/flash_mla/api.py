@@ -41,8 +41,8 @@ def get_mla_metadata(
 ) -> tuple[FlashMLASchedMeta, None] | tuple[torch.Tensor, torch.Tensor]:
     """The plan, int32 (parts, 8), and the running sum of splits, int32 (b + 1,); without arguments, a lazy object.
 
-    `num_heads_per_head_k` is s_q * h_q // h_kv. Queued on the current stream; graph-safe. `batch_invariant` goes with the
-    lazy object and a bf16 or fp16 cache.
+    `num_heads_per_head_k` is s_q * h_q // h_kv. Queued on the current stream; graph-safe. `batch_invariant` goes with
+    the lazy object and a bf16 or fp16 cache.
     """
     if cache_seqlens is None:
         return FlashMLASchedMeta(batch_invariant=batch_invariant), None
@@ -81,8 +81,8 @@ def flash_mla_with_kvcache(
 
     With `is_fp8_kvcache` the cache is (blocks, page, 1, 656) bytes (see `gather_decode`), q is bf16 and the plan is the
     lazy object. With `indices` int32 (b, s_q, k) as well, query positions see the cache rows that their lists name
-    (page_index * page + offset; -1 is skipped), of which the first `topk_length` (b,) count; then the table and the lengths
-    are not used. `attn_sink` float32 (h_q,) scales out by exp(lse) / (exp(lse) + exp(sink)); FP8 caches only.
+    (page_index * page + offset; -1 is skipped), of which the first `topk_length` (b,) count; then the table and the
+    lengths are not used. `attn_sink` float32 (h_q,) scales out by exp(lse) / (exp(lse) + exp(sink)); FP8 caches only.
     """
     scale = HEAD**-0.5 if softmax_scale is None else softmax_scale
     expect(0.0 < scale < float("inf"), lambda: f"softmax_scale is {scale}; it must be positive and finite")

@@ -428,12 +428,16 @@ DEVICE void left_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, con
   multiply_own(rO, rP, value_descriptor(s, 0, 0));
   parity.buffer[0] ^= 1;
 
-  __syncwarp();
-  if (has_odd) named_barrier_sync(kP1, kMathThreads);
+  if (!has_odd) {
+    wgmma_wait<0>();
+    pin_registers(rO);
+    release(&s.empty[0][0]);
+    return;
+  }
+  named_barrier_sync(kP1, kMathThreads);
   wgmma_wait<0>();
   pin_registers(rO);
   release(&s.empty[0][0]);
-  if (!has_odd) return;
 
   float after[2];
   read_max(after, s.sMax[1]);

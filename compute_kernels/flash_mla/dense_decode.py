@@ -15,9 +15,9 @@ Limits: head size 576/512; page a power of two from 16; at most 132 parts; share
 from __future__ import annotations
 
 import ctypes
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
-from bisect import bisect_right
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -27,8 +27,8 @@ from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, ten
 from threefs.compute_kernels.jit.driver import Argument, TensorMap
 
 __all__ = [
-    "DecodeShape",
     "PIECE_BLOCKS",
+    "DecodeShape",
     "combine_source",
     "decode",
     "decode_source",
@@ -299,7 +299,7 @@ def decode(
     causal: bool,
     fixed: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queue attention and combination. Arguments are checked already; `fixed` if the plan is the batch-invariant one."""
+    """Queue attention and combination. Arguments are checked; `fixed` if the plan is the batch-invariant one."""
     batch, s_q, heads, _ = q.shape
     shape = DecodeShape(batch, s_q, heads, cache.shape[2], cache.shape[1])
     parts = plan.shape[0]

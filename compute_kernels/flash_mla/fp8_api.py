@@ -24,7 +24,11 @@ def _check_fp8_call(q: torch.Tensor, cache: torch.Tensor, head_dim_v: int) -> No
         cache.element_size() == 1, lambda: f"k_cache is {cache.dtype}; an FP8 cache is bytes (uint8 or float8_e4m3fn)"
     )
     expect(
-        cache.dim() == 4 and cache.shape[2:] == (1, FP8_ROW) and cache.is_contiguous() and cache.data_ptr() % 16 == 0,
+        cache.dim() == 4
+        and cache.shape[2:] == (1, FP8_ROW)
+        and cache.shape[0] > 0
+        and cache.is_contiguous()
+        and cache.data_ptr() % 16 == 0,
         lambda: f"k_cache has shape {tuple(cache.shape)}; it must be contiguous (blocks, page, 1, {FP8_ROW})",
     )
     expect(cache.device == q.device, lambda: f"k_cache is on {cache.device} and q on {q.device}; use one device")

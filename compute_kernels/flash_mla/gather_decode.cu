@@ -103,18 +103,15 @@ struct Flight {
   uint4 values[kLive];     // a lane holds 16 of a row's 512 values
   uint4 rotary[kLive / 4]; // and 8 of the rotary values of row 4 i + lane / 8
 
+  // No branch: for a row that does not count row 0 is read, and its scale is 0. (Widened e4m3 bits are never NaN.)
   DEVICE void fetch(const Arguments& p, u32 slot, u32 i, i32 row) {
-    const i32 at = __shfl_sync(0xffffffffu, row, i);
-    values[slot] = fetch_16(p, at, lane_index() * 16);
+    const u32 at = larger(__shfl_sync(0xffffffffu, row, i), 0);
+    values[slot] = load_streaming(p.gCache + u64(at) * kFp8Row + lane_index() * 16);
   }
 
   DEVICE void fetch_rotary(const Arguments& p, u32 slot, u32 first, i32 row) {
-    const i32 at = __shfl_sync(0xffffffffu, row, first + slot * 4 + lane_index() / 8);
-    rotary[slot] = fetch_16(p, at, kRotaryOffset + lane_index() % 8 * 16);
-  }
-
-  DEVICE static uint4 fetch_16(const Arguments& p, i32 at, u32 offset) {
-    return at < 0 ? make_uint4(0, 0, 0, 0) : load_streaming(p.gCache + u64(u32(at)) * kFp8Row + offset);
+    const u32 at = larger(__shfl_sync(0xffffffffu, row, first + slot * 4 + lane_index() / 8), 0);
+    rotary[slot] = load_streaming(p.gCache + u64(at) * kFp8Row + kRotaryOffset + lane_index() % 8 * 16);
   }
 };
 
@@ -123,23 +120,24 @@ DEVICE void prefetch_rows(const Arguments& p, i32 row, u32 bytes) {
   if (row >= 0 && lane_index() < kWarpRows) prefetch_l2(p.gCache + u64(u32(row)) * bytes, bytes);
 }
 
-// Of eight rows from `first`: lane l gets scale l % 4 of row l / 4.
-DEVICE float fetch_scales(const Arguments& p, u32 first, i32 row) {
+// Of eight rows from `first`: lane l gets scale l % 4 of row l / 4, as two bf16 that add up to it, high half first.
+DEVICE u32 fetch_scales(const Arguments& p, u32 first, i32 row) {
   const i32 at = __shfl_sync(0xffffffffu, row, first + lane_index() / 4);
-  if (at < 0) return 0.f;
-  return __ldg(reinterpret_cast<const float*>(p.gCache + u64(u32(at)) * kFp8Row + kScaleOffset) + lane_index() % 4);
+  const float scale = __ldg(reinterpret_cast<const float*>(p.gCache + u64(u32(larger(at, 0))) * kFp8Row + kScaleOffset) + lane_index() % 4);
+  const u32 high = pack_bf16(scale, scale) & 0xffff0000u;
+  return at < 0 ? 0 : high | pack_bf16(scale - __uint_as_float(high), 0.f);
 }
 
-DEVICE void store_row(u8* sK, u32 row, uint4 values, float scale) {
+DEVICE void store_row(u8* sK, u32 row, uint4 values, u32 scale) {
   const u32 lane = lane_index(), odd = lane / 4 % 2;
-  const u32 high = pack_bf16(scale, scale), low_part = pack_bf16(scale - __uint_as_float(high << 16), scale - __uint_as_float(high << 16));
+  const u32 high = __byte_perm(scale, 0, 0x3232), low = __byte_perm(scale, 0, 0x1010);
   // Odd tiles store their second chunk first: eight lanes then reach all banks.
   const u32 w[4] = {odd ? values.z : values.x, odd ? values.w : values.y, odd ? values.x : values.z, odd ? values.y : values.w};
 #pragma unroll
   for (u32 i = 0; i < 2; ++i) {
     uint4 v;
-    widen(w[2 * i], high, low_part, v.x, v.y);
-    widen(w[2 * i + 1], high, low_part, v.z, v.w);
+    widen(w[2 * i], high, low, v.x, v.y);
+    widen(w[2 * i + 1], high, low, v.z, v.w);
     *reinterpret_cast<uint4*>(sK + swizzled(lane / 4, row, lane % 4 * 2 + (i ^ odd))) = v;
   }
 }
@@ -156,7 +154,7 @@ DEVICE void load_fp8(const Arguments& p, Shared& s, const TensorMap& map_q) {
   for (u32 i = 0; i < kLive; ++i) flight.fetch(p, i, i, row);
 #pragma unroll
   for (u32 i = 0; i < kLive / 4; ++i) flight.fetch_rotary(p, i, 0, row);
-  float scales = fetch_scales(p, 0, row);
+  u32 scales = fetch_scales(p, 0, row);
   while (step.valid()) {
     i32 row_later;
     const Step later = cursor.take(p, row_later);
@@ -168,10 +166,12 @@ DEVICE void load_fp8(const Arguments& p, Shared& s, const TensorMap& map_q) {
     for (u32 first = 0; first < kWarpRows; first += kLive) {  // not unrolled: else shuffles move up and fill registers
       const i32 row_from = first == 0 ? row : row_next;
       const u32 from = kLive - first;
-      const float scales_next = fetch_scales(p, from, row_from);
+      const u32 scales_next = fetch_scales(p, from, row_from);
 #pragma unroll
       for (u32 i = 0; i < kLive / 4; ++i) {
-        *reinterpret_cast<uint4*>(sK + swizzled(kValueTiles, warp * kWarpRows + first + i * 4 + lane / 8, lane % 8)) = flight.rotary[i];
+        const bool counts = __shfl_sync(0xffffffffu, row, first + i * 4 + lane / 8) >= 0;
+        *reinterpret_cast<uint4*>(sK + swizzled(kValueTiles, warp * kWarpRows + first + i * 4 + lane / 8, lane % 8)) =
+            counts ? flight.rotary[i] : make_uint4(0, 0, 0, 0);
         flight.fetch_rotary(p, i, from, row_from);
       }
 #pragma unroll

@@ -7,7 +7,9 @@ PyTorch owns the context and the memory; this module only borrows the current st
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -231,8 +233,40 @@ class LoadedKernel:
         index = device.index or 0
         if index not in self._prepared:
             self._prepare(index)
-        addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         config = _config(launch, current_stream(device))
-        (code,) = self._launch_call(config, self._function, ctypes.addressof(addresses), 0)
-        if int(code):
-            _check(f"cuLaunchKernelEx({self.name}, {launch})", (code,))
+        prepared = Prepared(self._launch_call, config, self._function, arguments, f"{self.name}, {launch}")
+        prepared.launch()
+        if (launches := getattr(_recorder, "launches", None)) is not None:
+            launches.append(prepared)
+
+
+class Prepared:
+    """A launch with all that the driver needs; `launch` may be called again while the arguments' memory is there."""
+
+    def __init__(
+        self, call: Callable[..., Any], config: Any, function: Any, arguments: Sequence[Argument], what: str
+    ) -> None:
+        self._call, self._config, self._function, self._what = call, config, function, what
+        self._arguments = arguments
+        self._addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        self._at = ctypes.addressof(self._addresses)
+
+    def launch(self) -> None:
+        (code,) = self._call(self._config, self._function, self._at, 0)
+        if code:
+            _check(f"cuLaunchKernelEx({self._what})", (code,))
+
+
+_recorder = threading.local()
+
+
+@contextmanager
+def recording() -> Iterator[list[Prepared]]:
+    """Collects the launches of this thread."""
+    before = getattr(_recorder, "launches", None)
+    launches: list[Prepared] = []
+    _recorder.launches = launches
+    try:
+        yield launches
+    finally:
+        _recorder.launches = before

@@ -232,6 +232,11 @@ DEVICE float4 load_shared_float4(u32 address) {
   return v;
 }
 
+// Adds to two neighbouring floats in global memory, 8-byte aligned.
+DEVICE void add_global_pair(float* address, float x, float y) {
+  asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(address), "f"(x), "f"(y) : "memory");
+}
+
 // Reads from block `rank` of the cluster at the offset that `address` has here.
 DEVICE float4 load_cluster_float4(u32 address, u32 rank) {
   float4 v;

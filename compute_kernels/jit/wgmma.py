@@ -39,7 +39,8 @@ class Wgmma:
 
     @property
     def name(self) -> str:
-        return f"wgmma_{self.operand}{'_rs' if self.a_registers else ''}{'_at' if self.a_transposed else ''}{'_bt' if self.b_transposed else ''}"
+        flags = (("_rs", self.a_registers), ("_at", self.a_transposed), ("_bt", self.b_transposed))
+        return f"wgmma_{self.operand}" + "".join(suffix for suffix, on in flags if on)
 
 
 def _function(shape: Wgmma) -> str:

@@ -58,6 +58,11 @@ class Job:
             self._executor = make_executor(self.config.executor, self.context, self.config)
         return self._executor
 
+    def start(self) -> None:
+        """Make the parts at once: other processes wait for them. The executor first, it may never return."""
+        _ = self.executor
+        _ = self.scheduler
+
     @property
     def scheduler(self) -> Scheduler:
         if self._scheduler is None:

@@ -77,7 +77,8 @@ def _answer(port: int, sent: bytes) -> bytes:
             connection.shutdown(socket.SHUT_WR)
             return connection.recv(1000)
         except OSError as exc:  # it was closed while this end was still sending
-            assert exc.errno in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN), exc
+            if exc.errno not in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
+                raise
             return b""
 
 

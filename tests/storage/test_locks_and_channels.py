@@ -100,9 +100,12 @@ def test_a_refused_update_may_be_tried_again_and_one_given_up_is_remembered() ->
     async def main() -> None:
         channels, chunk = Channels(), A[1]
         record, _ = channels.admit(KEY, 1)
+        record.version = ChunkVersion(4)
         channels.forget(record)
+        with pytest.raises(Superseded):
+            channels.admit(KEY, 0)
         record, mine = channels.admit(KEY, 1)
-        assert mine
+        assert (mine, record.version) == (True, 0)
         record.version = ChunkVersion(5)
         channels.give_up(record)
         channels.left(chunk)

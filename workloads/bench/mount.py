@@ -56,8 +56,8 @@ def names(
             rmtree(folder)
     who = "1 process" if processes == 1 else f"{processes} processes"
     return [
-        Measurement(f"creates of empty files, {who}", "1/s", *creates, "the local file system"),
-        Measurement(f"stats of fresh inodes, {who}", "1/s", *stats, "the local file system"),
+        Measurement(f"creates of empty files, {who}", "1/s", creates[0], creates[1], "the local file system"),
+        Measurement(f"stats of fresh inodes, {who}", "1/s", stats[0], stats[1], "the local file system"),
     ]
 
 

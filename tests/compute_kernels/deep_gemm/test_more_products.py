@@ -1,0 +1,177 @@
+"""bf16 products, weight gradients and indexer logits without a GPU: references, refusals, and what is compiled."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from threefs.compute_kernels import deep_gemm, jit
+from threefs.compute_kernels.deep_gemm.bf16_gemm import choose_bf16, reference_bf16_gemm
+from threefs.compute_kernels.deep_gemm.fp8_wgrad import reference_wgrad, wgrad_source
+from threefs.compute_kernels.deep_gemm.mqa_logits import mqa_source, reference_mqa_logits
+from threefs.compute_kernels.errors import DeviceUnavailable, InvalidInput
+from threefs.compute_kernels.jit import replay, sass
+from threefs.compute_kernels.jit.driver import SHARED_MEMORY_BYTES_MAX
+
+pytestmark = pytest.mark.kernels
+
+
+def _bf16(*shape: int) -> torch.Tensor:
+    return torch.zeros(*shape, dtype=torch.bfloat16)
+
+
+def _fp8(*shape: int) -> torch.Tensor:
+    return torch.zeros(*shape).to(torch.float8_e4m3fn)
+
+
+@given(m=st.integers(1, 9000), n=st.integers(1, 4000), layout=st.sampled_from([0, 1, 2]), groups=st.integers(1, 300))
+@settings(max_examples=60, deadline=None)
+def test_every_bf16_shape_gets_a_tile_that_fits(m: int, n: int, layout: int, groups: int) -> None:
+    tiling = choose_bf16(m, n * 8, layout, 132, groups)
+    assert tiling.shared_bytes(groups) <= SHARED_MEMORY_BYTES_MAX
+    assert tiling.stages >= 3
+    assert tiling.block_m in (64, 128), "a tile stays inside a group"
+
+
+def test_references_agree_with_loops() -> None:
+    torch.manual_seed(1)
+    a, b = torch.randn(3, 40).to(torch.bfloat16), torch.randn(5, 40).to(torch.bfloat16)
+    product = reference_bf16_gemm(a, b)
+    assert float(product[2, 4]) == pytest.approx(sum(float(x) * float(y) for x, y in zip(a[2], b[4], strict=True)))
+    (qa, sa), (qb, sb) = (deep_gemm.per_token_cast_to_fp8(torch.randn(rows, 272)) for rows in (3, 5))
+    wanted = sum(
+        float(qa[1, k].double() * sa[1, k // 128].double() * qb[2, k].double() * sb[2, k // 128].double())
+        for k in range(272)
+    )
+    assert float(reference_wgrad(qa, sa, qb, sb)[1, 2]) == pytest.approx(wanted)
+    q, keys = torch.randn(2, 16, 32).to(torch.float8_e4m3fn), torch.randn(7, 32).to(torch.float8_e4m3fn)
+    scales, weights = torch.rand(7), torch.randn(2, 16)
+    logits = reference_mqa_logits(q, keys, scales, weights, torch.tensor([0, 2]), torch.tensor([7, 5]))
+    value = sum(
+        float(weights[1, h]) * max(float(q[1, h].double() @ keys[3].double()), 0.0) * float(scales[3])
+        for h in range(16)
+    )
+    assert float(logits[1, 3]) == pytest.approx(value)
+    assert torch.isneginf(logits[1]).tolist() == [True, True, False, False, False, True, True]
+
+
+def test_wrong_operands_are_named() -> None:
+    out = _bf16(16, 24)
+    wrong = [
+        (lambda: deep_gemm.bf16_gemm_nt(_bf16(16, 32).half(), _bf16(24, 32), out), "a is torch.float16"),
+        (lambda: deep_gemm.bf16_gemm_nt(_bf16(16, 32), _bf16(24, 40), out), "a has k = 32 and b has k = 40"),
+        (lambda: deep_gemm.bf16_gemm_nt(_bf16(16, 36), _bf16(24, 36), out), "multiple of 8 values"),
+        (lambda: deep_gemm.bf16_gemm_nn(_bf16(16, 32), _bf16(24, 32), out), "a has k = 32 and b has k = 24"),
+        (lambda: deep_gemm.bf16_gemm_nt(_bf16(16, 32), _bf16(24, 32), out, out), "a bf16 output cannot accumulate"),
+        (
+            lambda: deep_gemm.wgrad_gemm_fp8_fp8_fp32_nt(
+                (_fp8(16, 128), torch.ones(16, 1)), (_fp8(24, 128), torch.ones(1, 1)), torch.zeros(16, 24)
+            ),
+            r"rhs scales has shape \(1, 1\); for these operands it must be \(24, 1\)",
+        ),
+        (
+            lambda: deep_gemm.k_grouped_wgrad_gemm_fp8_fp8_fp32_nt(
+                (_fp8(16 * 100), torch.ones(1, 16)), (_fp8(24 * 100), torch.ones(1, 24)), torch.zeros(1, 16, 24), [100]
+            ),
+            r"the k's are \[100\]; each must be a multiple of 16",
+        ),
+        (
+            lambda: deep_gemm.k_grouped_fp8_gemm_nt_contiguous(
+                (_fp8(16), torch.ones(1, 1)), (_fp8(16), torch.ones(1, 1)), torch.zeros(1, 1, 1), [16], recipe=(1, 1, 1)
+            ),
+            "recipe",
+        ),
+        (
+            lambda: deep_gemm.fp8_mqa_logits(
+                _fp8(4, 48, 128), (_fp8(8, 128), torch.ones(8)), torch.ones(4, 48), torch.zeros(4), torch.zeros(4)
+            ),
+            "q has 48 heads of 128",
+        ),
+        (lambda: deep_gemm.get_paged_mqa_logits_metadata(torch.ones(2, dtype=torch.int32), 32, 4), "block_kv is 32"),
+    ]
+    for call, message in wrong:
+        with pytest.raises(InvalidInput, match=message):
+            call()
+
+
+def test_parts_of_paged_logits_cover_every_unit_in_order() -> None:
+    lengths = torch.tensor([0, 1, 128, 129, 5000], dtype=torch.int32)
+    units = [1, 1, 1, 2, 40]
+    for parts in (1, 3, 44, 132):
+        meta = deep_gemm.get_paged_mqa_logits_metadata(lengths, 64, parts).tolist()
+        assert meta[0] == [0, 0]
+        assert meta[-1] == [5, 0]
+        places = [sum(units[:request]) + unit for request, unit in meta]
+        assert places == sorted(places)
+        assert max(b - a for a, b in pairwise(places)) <= -(-45 // parts)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without a GPU")
+def test_without_a_gpu_correct_calls_say_what_is_missing() -> None:
+    calls = [
+        lambda: deep_gemm.bf16_gemm_nt(_bf16(16, 32), _bf16(24, 32), _bf16(16, 24)),
+        lambda: deep_gemm.wgrad_gemm_fp8_fp8_fp32_nt(
+            (_fp8(16, 128), torch.ones(16, 1)), (_fp8(24, 128), torch.ones(24, 1)), torch.zeros(16, 24)
+        ),
+    ]
+    for call in calls:
+        with pytest.raises(DeviceUnavailable, match="no CUDA device is visible"):
+            call()
+
+
+class _Launches:
+    """Stands for the driver: counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def launch(self) -> None:
+        self.count += 1
+
+
+def test_only_equal_calls_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "_prepared", {})
+    launches, calls = _Launches(), []
+    x, y = torch.zeros(4, 4), torch.zeros(4, 4)
+
+    def run(kind: str, tensor: torch.Tensor, repeatable: bool) -> None:
+        def first_time() -> bool:
+            calls.append(kind)
+            recorded = replay.recording.__globals__["_recorder"].launches
+            recorded.append(launches)
+            return repeatable
+
+        replay.run(kind, (tensor,), first_time)
+
+    for tensor in (x, x, y, x.t()):
+        run("a", tensor, True)
+    assert (len(calls), launches.count) == (3, 1)
+    run("b", x, False)
+    run("b", x, False)
+    assert (len(calls), launches.count) == (5, 1), "a call that needed a tensor of its own is not repeated"
+
+
+@pytest.mark.parametrize(
+    ("source", "instruction", "count"),
+    [
+        (choose_bf16(4096, 7168, 0, 132).source(0), "HGMMA.64x256x16", 8),
+        (choose_bf16(4096, 7168, 0, 132).source(0, a_mn=True, b_mn=True, out_float=True), "HGMMA.64x256x16", 8),
+        (choose_bf16(64, 2112, 2, 132, 4).source(2), "HGMMA", 4),
+        (wgrad_source(4), "QGMMA.64x128x32", 16),
+        (mqa_source(64, 4, 128, False), "QGMMA.64x256x32", 8),
+        (mqa_source(64, 2, 128, True), "QGMMA.64x128x32", 8),
+    ],
+    ids=["bf16 nt", "bf16 tn float", "bf16 masked", "wgrad", "logits", "paged logits"],
+)
+def test_kernels_compile_without_spills(source: jit.KernelSource, instruction: str, count: int) -> None:
+    compiled = jit.build(source)
+    assert compiled.spill_bytes == compiled.stack_bytes == 0
+    assert "warning" not in compiled.log.lower()
+    found = sass.opcodes(sass.disassemble(compiled.cubin))
+    assert found[instruction] == count
+    assert found["HMMA"] == found["LDL"] == found["STL"] == 0
+    assert found["UTMALDG"] >= 2
