@@ -14,7 +14,6 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from threefs.smallpond.engines import duckdb as engine
 from threefs.smallpond.errors import QueryError
 from threefs.smallpond.logical.node import HashPartitionNode, Node, SqlEngineNode
 from threefs.smallpond.logical.node.plan import walk
