@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import TextIO
-
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+from typing import TYPE_CHECKING, TextIO
 
 from threefs.smallpond.execution.events import Observer, StageProgress
 from threefs.smallpond.report.format import seconds, size
+
+if TYPE_CHECKING:  # rich takes longer to import than a short run takes: only who draws imports it
+    from rich.live import Live
+    from rich.table import Table
 
 QUIET_SECONDS = 0.7  # runs shorter than this show nothing
 BAR = 24
@@ -22,7 +22,7 @@ class Progress(Observer):
     """Draws at most eight times a second, and leaves one summary line when the run ends."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._console = Console(file=stream or sys.stderr)
+        self._stream = stream or sys.stderr
         self._stages: Sequence[StageProgress] = ()
         self._live: Live | None = None
         self._started = 0.0
@@ -35,6 +35,10 @@ class Progress(Observer):
         if self._live is None:
             if time.monotonic() - self._started < QUIET_SECONDS:
                 return
+            from rich.console import Console
+            from rich.live import Live
+
+            self._console = Console(file=self._stream)
             self._live = Live(console=self._console, refresh_per_second=8, transient=True, get_renderable=self._table)
             self._live.start()
 
@@ -48,6 +52,8 @@ class Progress(Observer):
         self._console.print(f"{state}: {done} tasks in {seconds(time.monotonic() - self._started)}", highlight=False)
 
     def _table(self) -> Table:
+        from rich.table import Table
+
         table = Table.grid(padding=(0, 1))
         for stage in self._stages:
             if stage.done < stage.needed and (stage.running or stage.done):

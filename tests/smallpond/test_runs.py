@@ -74,7 +74,7 @@ def test_other_sessions_and_edited_scripts_read_them_too(tmp_path: Path) -> None
             [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "root"), str(tmp_path / "calls")],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
         )
         assert done.returncode == 0, done.stderr
         outputs.append((done.stdout.strip(), calls(tmp_path / "calls")))
@@ -152,7 +152,7 @@ def test_a_slow_worker_is_raced(tmp_path: Path) -> None:
         frame = session.from_items(list(range(4))).repartition(4).map(note(tmp_path / "calls", slow_once))
         assert frame.count() == 4
         assert sum(stage.speculated for stage in session.runs[-1].stages) == 1
-    assert time.monotonic() - begin < 40
+    assert time.monotonic() - begin < 55  # the slow one sleeps for 60
 
 
 def test_what_can_never_fit_is_refused_at_once(sp: Session) -> None:

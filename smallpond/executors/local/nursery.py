@@ -88,7 +88,10 @@ def main() -> None:
         else:
             assert command == "reap", command
             reply = _reap(int(argument))
-        control.sendall(reply.encode().ljust(64))
+        try:
+            control.sendall(reply.encode().ljust(64))
+        except OSError:  # the driver is gone
+            os._exit(0)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import duckdb
 import pyarrow as pa
 
 from threefs.smallpond.engines import duckdb as engine
+from threefs.smallpond.errors import QueryError
 from threefs.smallpond.logical.optimizer import sql_ast
 from threefs.smallpond.logical.optimizer.sql_ast import INPUT, Tree
 
@@ -67,7 +68,7 @@ def split(query: str, schema: pa.Schema, keep: Sequence[str]) -> Halves | None:
     hand on under their names, because rows are moved by them."""
     try:
         return _split(query, schema, keep)
-    except (CannotSplit, duckdb.Error, engine.QueryError):
+    except (CannotSplit, duckdb.Error, QueryError):
         return None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from threefs.smallpond.engines import duckdb as engine
+from threefs.smallpond.errors import QueryError
 from threefs.smallpond.logical.node import HashPartitionNode, Node, SqlEngineNode
 from threefs.smallpond.logical.node.plan import walk
 from threefs.smallpond.logical.schema import SchemaCache, empty_inputs, render_for_planning
@@ -73,7 +73,7 @@ def used_columns(node: SqlEngineNode, inputs: list[pa.Schema | None]) -> list[se
     try:
         with empty_inputs(inputs, node.input_names) as (connection, _):
             rows = connection.sql(f"EXPLAIN (FORMAT json) {query}").fetchall()
-    except (duckdb.Error, engine.QueryError):
+    except (duckdb.Error, QueryError):
         return None
     scans = [found for tree in json.loads(rows[0][1]) for found in _scans(tree)]
     if len(node.input_deps) == 1 and scans:

@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 
 from threefs.smallpond.engines import duckdb as engine
+from threefs.smallpond.errors import QueryError
 
 Tree = dict[str, Any]
 INPUT = "__input_0"
@@ -31,7 +32,7 @@ def unparse(node: Tree) -> str | None:
     try:
         with engine.scratch() as connection:
             found: str = engine.first_row(connection, f"SELECT json_deserialize_sql({engine.quote(text)})")[0]
-    except (duckdb.Error, engine.QueryError):
+    except (duckdb.Error, QueryError):
         return None
     return found
 
@@ -80,7 +81,7 @@ def rewrite(item: Any, change: Callable[[Tree], Tree | None]) -> Any:
 
 def same(left: Tree, right: Tree) -> bool:
     """The same expression, wherever it stands in the text and whatever it is called."""
-    return _bare(left) == _bare(right)
+    return bool(_bare(left) == _bare(right))
 
 
 def _bare(item: Any) -> Any:
