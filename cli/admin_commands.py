@@ -206,14 +206,7 @@ def list_chain_tables(folder: DirOption = None, mgmtd: MgmtdOption = "", as_json
 
 # --- configuration --------------------------------------------------------------------------------------------------
 
-RoleArgument = Annotated[str, typer.Argument(metavar="ROLE", help="mgmtd, meta, storage, client or fuse.")]
-
-
-def _role(name: str) -> NodeType:
-    try:
-        return NodeType[name.upper()]
-    except KeyError as exc:
-        raise UserError(f"there is no role {name!r}", "roles: mgmtd, meta, storage, client, fuse") from exc
+RoleArgument = Annotated[str, typer.Argument(metavar="ROLE", help="mgmtd, meta, storage or mount.")]
 
 
 @config.command("get")
@@ -225,7 +218,9 @@ def get_config(
     as_json: JsonOption = False,
 ) -> None:
     """Print the cluster configuration of a role."""
-    kind = _role(role)
+    from threefs.cli.daemons import role_named
+
+    kind = role_named(role).node_type
     record = _with_session(folder, mgmtd, lambda session: session.routing.mgmtd.get_config(kind, version))
     if as_json:
         print_json({"role": role, "version": record.version, "toml": record.toml, "description": record.description})
@@ -243,20 +238,14 @@ def set_config(
     description: Annotated[str, typer.Option("--message", help="Why.")] = "",
 ) -> None:
     """Store a new version of a role's configuration; daemons take its hot keys over with their next heartbeat."""
-    kind = _role(role)
+    from threefs.cli.daemons import role_named
+    from threefs.common.config import check_partial
+
+    kind = role_named(role)
     try:
         text = file.read_text()
     except OSError as exc:
         raise UserError(f"cannot read {file}: {exc.strerror}", "check the path") from exc
-    _check_config(role, text, file)
-    version = _with_session(folder, mgmtd, lambda s: s.routing.mgmtd.set_config(kind, text, description))
+    check_partial(text, kind.config, where=str(file))
+    version = _with_session(folder, mgmtd, lambda s: s.routing.mgmtd.set_config(kind.node_type, text, description))
     say(f"configuration of {role} is at version {version}")
-
-
-def _check_config(role: str, text: str, file: Path) -> None:
-    from threefs.cli.daemons import ROLES
-    from threefs.common.config import check_partial
-
-    name = {"fuse": "mount"}.get(role, role)
-    if name in ROLES:
-        check_partial(text, ROLES[name].config, where=str(file))

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from threefs.cli.options import DirOption, JsonOption, required_dir
 from threefs.cli.output import print_json, print_table, progress_bar, run_async, say
 from threefs.common.errors import UserError
 from threefs.workloads.bench.measure import Measurement
+from threefs.workloads.graysort.report import JobReport
 
 app = typer.Typer(no_args_is_help=True, help="Measurements, as ratios to a ceiling in the same run.")
 
@@ -72,16 +74,27 @@ def bench_io(
 def bench_meta(
     folder: DirOption = None,
     count: Annotated[int, typer.Option(min=100, help="Files.")] = 5000,
+    procs: Annotated[int, typer.Option(min=1, max=64, help="Measure with so many processes as well.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Creates, and stats of inodes that no cache knows, through the mount."""
+    """Creates by one process, and stats of inodes that no cache knows, through the mount."""
     from threefs.cli.dev.cluster import DevCluster
     from threefs.workloads.bench.mount import names
 
     cluster = DevCluster.open(required_dir(folder))
     with _folders(cluster.folder) as (ours, local):
-        results = names(ours, local, count, remount=lambda: cluster.restart("mount-1"))
+        results = []
+        for processes in dict.fromkeys((1, procs)):
+            results += names(ours, local, count, remount=lambda: cluster.restart("mount-1"), processes=processes)
     _print(results, as_json)
+
+
+class SortEngine(StrEnum):
+    """Who runs the tasks of a sort."""
+
+    THREADS = "threads"
+    LOCAL = "local"
+    RAY = "ray"
 
 
 @app.command("graysort")
@@ -90,20 +103,24 @@ def bench_graysort(
     path: Annotated[Path | None, typer.Option(help="Where to sort; default: the cluster's mount.")] = None,
     records: Annotated[int, typer.Option(min=1000, help="Records of 100 bytes.")] = 5_000_000,
     skewed: Annotated[bool, typer.Option("--skewed", help="Skewed keys.")] = False,
-    memory_mib: Annotated[int, typer.Option(min=64, help="Memory to use.")] = 1024,
+    memory_mib: Annotated[int, typer.Option(min=64, help="Memory to use, all workers together.")] = 1024,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1)] = 2,
+    engine: Annotated[
+        SortEngine, typer.Option(help="Threads of this process, or a smallpond job on local processes or on Ray.")
+    ] = SortEngine.THREADS,
+    ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster; default: start one here.")] = None,
+    sync: Annotated[bool, typer.Option(help="Count a phase as done when its files are on stable storage.")] = True,
     compare: Annotated[bool, typer.Option(help="Run it on the local disk as well, and give the ratio.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Generate, sort and validate records on the cluster, and report each phase."""
-    from threefs.workloads.graysort.job import run_job
 
     def job(where: Path) -> None:
-        report = run_job(
-            where, records, skewed=skewed, workers=workers, memory_bytes=memory_mib << 20, bars=progress_bar
+        report = _sort(
+            where, records, engine, skewed=skewed, memory_mib=memory_mib, workers=workers, sync=sync, ray=ray_address
         )
         print_report(report, as_json=as_json)
-        totals.append(report.sort_s)
+        totals.append(report.total_s)
 
     totals: list[float] = []
     if path is not None:
@@ -114,7 +131,7 @@ def bench_graysort(
         job(ours)
         if compare:
             job(local)
-            say(f"partition and sort: {totals[0] / totals[1]:.2f} times as long as on the local disk")
+            say(f"generated, sorted and validated: {totals[0] / totals[1]:.2f} times as long as on the local disk")
 
 
 @app.command("kernels", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -128,3 +145,40 @@ def bench_kernels(context: typer.Context) -> None:
     except KernelError as exc:
         raise UserError(str(exc), "run it on a machine with an H100 or H200") from exc
     raise typer.Exit(code)
+
+
+def _sort(
+    where: Path,
+    records: int,
+    engine: SortEngine,
+    *,
+    skewed: bool,
+    memory_mib: int,
+    workers: int,
+    sync: bool,
+    ray: str | None,
+) -> JobReport:
+    if engine is SortEngine.THREADS:
+        from threefs.workloads.graysort.job import run_job
+
+        return run_job(
+            where,
+            records,
+            skewed=skewed,
+            workers=workers,
+            memory_bytes=memory_mib << 20,
+            sync=sync,
+            bars=progress_bar,
+        )
+    from threefs.workloads.graysort.distributed import run_on_smallpond
+
+    return run_on_smallpond(
+        where,
+        records,
+        engine="ray" if engine is SortEngine.RAY else "local",
+        workers=workers,
+        skewed=skewed,
+        memory_bytes=memory_mib << 20,
+        sync=sync,
+        ray_address=ray,
+    )

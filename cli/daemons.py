@@ -11,18 +11,20 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from pydantic import Field
 
 from threefs.cli.core_service import RELEASE, CoreService
-from threefs.common.config import Config
+from threefs.common.config import Address, Config, check_partial, local
 from threefs.common.errors import UserError
 from threefs.common.kv.factory import KvConfig, open_engine
 from threefs.common.net.frame_server import FrameCarrier
 from threefs.common.net.grpc_carrier import GrpcServer
 from threefs.common.net.interface import Handler
 from threefs.common.net.service import bind
+from threefs.common.routing import NodeType
 from threefs.common.runtime.real import RealRuntime
 from threefs.fuse.config import MountConfig
 from threefs.meta.config import MetaConfig
@@ -36,25 +38,25 @@ class ProcessConfig(Config):
 
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     log_json: bool = False
-    metrics_listen: str = ""  # "host:port" of the Prometheus page; empty: none
-    grpc_listen: str = ""  # "host:port" of the gRPC carrier; empty: none
+    metrics_listen: Address = ""  # "host:port" of the Prometheus page; empty: none
+    grpc_listen: Address = ""  # "host:port" of the gRPC carrier; empty: none
 
 
 class MgmtdFile(MgmtdConfig):
-    process: ProcessConfig = ProcessConfig()
-    kv: KvConfig = KvConfig()
+    process: ProcessConfig = local(ProcessConfig())
+    kv: KvConfig = local(KvConfig())
 
 
 class MetaFile(MetaConfig):
-    process: ProcessConfig = ProcessConfig()
+    process: ProcessConfig = local(ProcessConfig())
 
 
 class StorageFile(StorageConfig):
-    process: ProcessConfig = ProcessConfig()
+    process: ProcessConfig = local(ProcessConfig())
 
 
 class MountFile(MountConfig):
-    process: ProcessConfig = ProcessConfig()
+    process: ProcessConfig = local(ProcessConfig())
 
 
 class Daemon(Protocol):
@@ -80,6 +82,7 @@ class World:
 @dataclass(frozen=True, slots=True)
 class Role:
     name: str
+    node_type: NodeType
     config: type[Any]
     build: Callable[[Any, World], Awaitable[Daemon]]
     node_id: Callable[[Any], int]
@@ -99,6 +102,10 @@ async def build_mgmtd(config: MgmtdFile, world: World) -> Daemon:
         grpc_address=config.process.grpc_listen,
         hostname=socket.gethostname(),
         pid=os.getpid(),
+        validators={
+            role.node_type: partial(check_partial, model=role.config, where="the configuration")
+            for role in ROLES.values()
+        },
         handlers=world.handlers,
     )
     await _serve_grpc(config.process, {**bind(server.service, Mgmtd), **world.handlers}, [Mgmtd, Core], world)
@@ -168,10 +175,10 @@ async def _serve_grpc(config: ProcessConfig, handlers: Mapping[int, Handler], ta
 ROLES = {
     role.name: role
     for role in (
-        Role("mgmtd", MgmtdFile, build_mgmtd, lambda config: config.node_id),
-        Role("meta", MetaFile, build_meta, lambda config: config.node_id),
-        Role("storage", StorageFile, build_storage, lambda config: config.node_id),
-        Role("mount", MountFile, build_mount, lambda config: 0),
+        Role("mgmtd", NodeType.MGMTD, MgmtdFile, build_mgmtd, lambda config: config.node_id),
+        Role("meta", NodeType.META, MetaFile, build_meta, lambda config: config.node_id),
+        Role("storage", NodeType.STORAGE, StorageFile, build_storage, lambda config: config.node_id),
+        Role("mount", NodeType.FUSE, MountFile, build_mount, lambda config: 0),
     )
 }
 

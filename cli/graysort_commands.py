@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from threefs.cli.output import print_json, print_table, progress_bar, say
-from threefs.workloads.graysort.job import JobReport
+from threefs.workloads.graysort.report import JobReport
 
 app = typer.Typer(no_args_is_help=True, help="Records of the sort benchmark (100 bytes, 10-byte keys) on any path.")
 WorkersOption = Annotated[int, typer.Option("--workers", "-w", min=1, max=256, help="Threads.")]

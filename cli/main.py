@@ -115,6 +115,12 @@ def main() -> None:
         from threefs.cli.output import fail
 
         sys.exit(fail(exc))
+    except OSError as exc:
+        if exc.filename is None:  # of no file that a user named
+            raise
+        from threefs.cli.output import fail
+
+        sys.exit(fail(UserError(f"{exc.filename}: {exc.strerror}", "check the path and its permissions")))
 
 
 if __name__ == "__main__":

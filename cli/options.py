@@ -7,6 +7,7 @@ the environment variables THREEFS_DIR and THREEFS_MGMTD stand in for them.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,11 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before 
 def addresses(folder: Path | None, mgmtd: str) -> list[str]:
     """The mgmtd addresses that the options name."""
     if mgmtd:
-        return [address.strip() for address in mgmtd.split(",") if address.strip()]
+        found = [address.strip() for address in mgmtd.split(",") if address.strip()]
+        for address in found:
+            if not re.fullmatch(r".+:\d{1,5}", address):
+                raise UserError(f"{address!r} is no address of mgmtd", "write HOST:PORT, several separated by commas")
+        return found
     if folder is not None:
         from threefs.cli.dev.layout import load
 

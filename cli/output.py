@@ -13,7 +13,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from threefs.common.errors import ThreefsError, UserError
+from threefs.common.errors import (
+    DataError,
+    FileError,
+    InternalError,
+    NoSpace,
+    RoutingError,
+    StoreError,
+    ThreefsError,
+    TransientError,
+    Unauthenticated,
+    UserError,
+)
 
 T = TypeVar("T")
 out = Console(highlight=False, soft_wrap=True)
@@ -74,13 +85,30 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
+_NEXT_STEPS: dict[type[ThreefsError], str] = {  # by what the caller can do: the nearest ancestor counts
+    TransientError: "3fs status says what is down and what to start",
+    RoutingError: "3fs status says what is down and what to start",
+    StoreError: "3fs status says what is down; look at the log of the meta or mgmtd daemon",
+    Unauthenticated: "set THREEFS_TOKEN to a token of yours; an administrator makes one: 3fs user token UID",
+    NoSpace: "remove files: their space is free some seconds later",
+    DataError: "3fs fsck shows what is damaged",
+    InternalError: "this is a bug: report it with the log of the daemon that was asked",
+    FileError: "check the path, and who may use it: 3fs fs stat PATH",
+    ThreefsError: "correct the arguments: --help explains them",
+}
+
+
 def fail(error: UserError | ThreefsError) -> int:
     """Prints an error as one sentence and its next step; returns the exit code."""
     err.print(f"[red]error:[/] {_escaped(str(error))}")
-    hint = getattr(error, "hint", "")
+    hint = error.hint if isinstance(error, UserError) else next_step(error)
     if hint:
         err.print(f"       {_escaped(hint)}")
     return getattr(error, "exit_code", 1)
+
+
+def next_step(error: ThreefsError) -> str:
+    return next(_NEXT_STEPS[cls] for cls in type(error).__mro__ if cls in _NEXT_STEPS)
 
 
 def _escaped(text: str) -> str:

@@ -2,7 +2,8 @@
 
 `FileTable` is the one place where a process opens files of the cluster; it shares the state of an inode among its
 descriptors, writes back what waits too long and reports lengths of files that are being written. `OpenFile` is one
-descriptor. The rule kept here: a session that meta recorded is closed exactly once, after the data is stored.
+descriptor. The rule kept here: a session that meta recorded is closed after the data is stored, however often it takes:
+one that stays open would keep the space of a file that is removed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from threefs.client.open_inode import OpenInode, Services
 from threefs.client.read_ahead import ReadAhead
 from threefs.client.storage.types import StorageClient
 from threefs.client.write_buffer import WriteBack
-from threefs.common.errors import FileError, ThreefsError
+from threefs.common.errors import FileError, ThreefsError, TransientError
 from threefs.common.files import Credentials, FileType, Inode, Layout
 from threefs.common.ids import InodeId, SessionId
 from threefs.common.runtime.interface import Runtime
@@ -38,6 +39,10 @@ class FileOptions:
     report_s: float = 5.0  # between reports of the lengths of files that are being written
     length_s_max: float = 1.0  # how long a length is believed by a reader that comes to the end
     read_ahead_bytes: int = 8 << 20  # fetched ahead of a sequential reader of an `OpenFile`; 0: nothing
+
+
+END_S = 0.1  # what sessions of closed files wait for others, to end with them in one request
+END_SESSIONS_MAX = 256  # in one request
 
 
 class FileTable:
@@ -61,6 +66,9 @@ class FileTable:
         self._services = Services(runtime, meta, storage, write_back, self.options.length_s_max)
         self._inodes: dict[InodeId, OpenInode] = {}
         self._unpinned: dict[OpenFile, None] = {}
+        self._left_open: dict[SessionId, InodeId] = {}  # their descriptors are gone, but meta has not answered
+        self._closed: list[tuple[InodeId, SessionId]] = []  # sessions that are to end
+        self._ending: asyncio.Task[None] | None = None
         self._next_report_s = runtime.now() + self.options.report_s
 
     def start(self) -> None:
@@ -138,11 +146,36 @@ class FileTable:
         else:
             self._unpinned.pop(file, None)
 
+    def close_later(self, inode: InodeId, session: SessionId) -> None:
+        """Meta did not answer when the last descriptor was closed; it is told again until it does."""
+        self._left_open[session] = inode
+
     def forget(self, state: OpenInode) -> None:
         if not state.opens and self._inodes.get(InodeId(state.id)) is state:
             del self._inodes[InodeId(state.id)]
 
     # --- background ---------------------------------------------------------------------------------------------
+
+    def end_soon(self, inode: InodeId, session: SessionId) -> None:
+        """Ends a session of which nobody waits for the end, together with others: one commit for many files."""
+        self._closed.append((inode, session))
+        if self._ending is None or self._ending.done():
+            self._ending = self.runtime.spawn(self._end_sessions(), name="end sessions")
+
+    async def _end_sessions(self) -> None:
+        await self.runtime.sleep(END_S)
+        while self._closed:
+            page, self._closed = self._closed[:END_SESSIONS_MAX], self._closed[END_SESSIONS_MAX:]
+            try:
+                await self.meta.end_sessions(page)
+            except ThreefsError:
+                for inode, session in page:
+                    self.close_later(inode, session)
+
+    async def end_sessions(self) -> None:
+        """Returns when the sessions of all files that were closed are at their end."""
+        if self._ending is not None:
+            await self._ending
 
     async def flush_all(self) -> None:
         """Everything to storage and meta; errors are logged. For the end of a process."""
@@ -159,6 +192,7 @@ class FileTable:
             write_back.seal_aged()
             if self.runtime.now() >= self._next_report_s:
                 await self._report()
+                await self._close_left_open()
                 self._next_report_s = self.runtime.now() + self.runtime.jitter(self.options.report_s)
 
     async def _report(self) -> None:
@@ -172,6 +206,17 @@ class FileTable:
             return
         for state, hint in hints:
             state.note_reported(hint)
+
+    async def _close_left_open(self) -> None:
+        for session, inode in list(self._left_open.items()):
+            try:
+                await self.meta.close(inode, session, None)
+            except TransientError as exc:
+                _log.warning("a session of inode %#x stays open for now: %s", inode, exc)
+                return
+            except ThreefsError as exc:
+                _log.warning("a session of inode %#x cannot be closed: %s", inode, exc)
+            del self._left_open[session]
 
 
 class OpenFile:
@@ -249,7 +294,7 @@ class OpenFile:
         Nearly always it is the only one, so the session is ended in the same request.
         """
         self._check(self._open)
-        if self.state.dirty:
+        if self.writable and self.state.dirty:
             await self.state.sync(self._lapse if self._session is not None and self.state.opens == 1 else None)
 
     async def _lapse(self) -> None:
@@ -265,8 +310,11 @@ class OpenFile:
                 self._lapsed = False
                 self._table.note_session(self, open=True, session=self._session is not None)
 
-    async def close(self) -> None:
-        """Syncs and ends the session. Idempotent; the descriptor is closed even if this raises."""
+    async def close(self, *, wait: bool = True) -> None:
+        """Syncs and ends the session. Idempotent; the descriptor is closed even if this raises.
+
+        `wait` False: the session may end a moment later, if meta has been told of everything that was written.
+        """
         if not self._open:
             return
         self._open = False
@@ -278,20 +326,35 @@ class OpenFile:
                 await state.sync()
         finally:
             try:
-                await self._end_session()
+                await self._end_session(wait=wait)
             finally:
                 state.opens -= 1
                 self._table.note_session(self, open=False, session=False)
                 self._table.forget(state)
 
-    async def _end_session(self) -> None:
+    async def _end_session(self, *, wait: bool = True) -> None:
         session, self._session = self._session, None
         if session is None:
             return
+        if not wait and not self.state.dirty:
+            self._table.end_soon(self.inode, session)
+            return
         hint = self.state.hint()
-        inode = await self._table.meta.close(self.inode, session, hint)
+        try:
+            inode = await self._table.meta.close(self.inode, session, hint)
+        except BaseException:
+            self._keep(session)
+            raise
         self.state.note_reported(hint)
         self.state.observe(inode)
+
+    def _keep(self, session: SessionId) -> None:
+        """Nobody knows whether meta has ended it: `close` asks again, or the table does."""
+        if self._open and self._session is None:
+            self._session, self._lapsed = session, False
+            self._table.note_session(self, open=True, session=True)
+        else:
+            self._table.close_later(self.inode, session)
 
     def _check(self, allowed: bool) -> None:
         if not self._open or not allowed:

@@ -124,7 +124,7 @@ class OpenInode:
         if inode.truncate_version > self._inode.truncate_version:
             self._written_end = self.buffer.end()
             self._stored_end = self._reported_end = 0
-        self._inode = inode
+        self._inode = inode if inode.layout is not None else replace(inode, layout=self.layout)
         self._told_s = self.services.runtime.now()
         return self.attributes()
 

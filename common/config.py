@@ -1,7 +1,8 @@
 """Typed configuration: one TOML file a daemon, checked at start, with the wrong key named by file and line.
 
 A room declares its configuration as a class that derives from `Config`. Fields say their range with `Field(ge=…)`,
-their unit in the name, and whether a running daemon takes a new value with `hot=True` (see `hot`).
+their unit in the name; `hot` declares one that a running daemon takes a new value of, `local` one that the cluster
+cannot set for a daemon.
 """
 
 from __future__ import annotations
@@ -11,13 +12,23 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from threefs.common.errors import UserError
 
 ConfigT = TypeVar("ConfigT", bound="Config")
+
+
+def _is_address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if value and not (host and port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError('an address is "host:port"')
+    return value
+
+
+Address = Annotated[str, AfterValidator(_is_address)]  # "host:port", or empty where a field says what that means
 
 
 class Config(BaseModel):
@@ -29,6 +40,11 @@ class Config(BaseModel):
 def hot(default: Any, **limits: Any) -> Any:
     """A field that a running daemon takes over when the cluster configuration changes."""
     return Field(default, json_schema_extra={"hot": True}, **limits)
+
+
+def local(default: Any = ..., **limits: Any) -> Any:
+    """A field of the daemon's own file alone: it is needed to reach the cluster, or differs between daemons."""
+    return Field(default, json_schema_extra={"local": True}, **limits)
 
 
 def load(path: Path, model: type[ConfigT]) -> ConfigT:
@@ -68,12 +84,15 @@ class Overlay(Generic[ConfigT]):
     waiting: tuple[str, ...]  # of those that a running daemon cannot take over: they wait for its restart
 
 
-def overlay(current: ConfigT, text: str, *, where: str, starting: bool = False) -> Overlay[ConfigT]:
-    """`current` with the keys that `text` sets; only hot ones unless the daemon is `starting`.
+def overlay(
+    current: ConfigT, text: str, *, where: str, file: ConfigT | None = None, starting: bool = False
+) -> Overlay[ConfigT]:
+    """`current` with the keys that `text` sets; only hot ones unless the daemon is `starting`. With `file`, what the
+    daemon was started with, keys that `text` no longer sets return to what they are there.
 
     UserError, as in `parse`, if a key is unknown or the result is not valid; then nothing has changed.
     """
-    wanted = _parse_over(current.model_dump(), text, type(current), where)
+    wanted = _parse_over((file or current).model_dump(), text, type(current), where)
     differing = [key for key, value in _flat(wanted.model_dump()).items() if _flat(current.model_dump())[key] != value]
     hot_ones = hot_fields(type(current))
     taken = tuple(key for key in differing if starting or key in hot_ones)
@@ -87,9 +106,18 @@ def overlay(current: ConfigT, text: str, *, where: str, starting: bool = False) 
 
 
 def check_partial(text: str, model: type[Config], *, where: str) -> None:
-    """Raises UserError if `text` sets a key that `model` does not have, or to a wrong value; keys may be missing."""
+    """Raises UserError if `text` is no cluster configuration for `model`: it sets a key that `model` does not have,
+    to a wrong value, or one that is `local`. Keys may be missing."""
+    values = parse_toml(text, where)
+    for key in values:
+        extra = model.model_fields[key].json_schema_extra if key in model.model_fields else None
+        if isinstance(extra, dict) and extra.get("local"):
+            raise UserError(
+                f"{where}:{_line_of(text, [key])}: {key!r} cannot be set for the whole cluster",
+                "set it in the daemon's own file",
+            )
     try:
-        model.model_validate(parse_toml(text, where))
+        model.model_validate(values)
     except ValidationError as exc:
         if any(error["type"] != "missing" for error in exc.errors()):
             raise UserError(*_explain(exc, text, where, model)) from exc
@@ -133,7 +161,7 @@ def _explain(error: ValidationError, text: str, where: str, model: type[Config])
     first = min(error.errors(), key=lambda found: found["type"] == "missing")
     keys = [str(part) for part in first["loc"]]
     if not keys:  # a rule between several keys
-        return f"{where}: {first['msg']}", "correct one of the values"
+        return f"{where}: {_reason(first['msg'])}", "correct one of the values"
     dotted = ".".join(keys)
     place = f"{where}:{_line_of(text, keys)}"
     if first["type"] == "extra_forbidden":
@@ -141,7 +169,13 @@ def _explain(error: ValidationError, text: str, where: str, model: type[Config])
         return f"{place}: unknown key {dotted!r}", f"known keys here: {known}"
     if first["type"] == "missing":
         return f"{place}: key {dotted!r} is missing", "add it"
-    return f"{place}: {dotted} = {first['input']!r}: {first['msg'].lower()}", "correct the value"
+    return f"{place}: {dotted} = {first['input']!r}: {_reason(first['msg'])}", "correct the value"
+
+
+def _reason(message: str) -> str:
+    """Pydantic's words, as a part of a sentence."""
+    reason = message.removeprefix("Value error, ")
+    return reason[:1].lower() + reason[1:]
 
 
 def _fields_at(model: type[BaseModel], keys: list[str]) -> set[str]:

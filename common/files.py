@@ -55,8 +55,11 @@ class Layout:
         return self.chains[index % len(self.chains)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inode:
+    """A record as it was at some moment; nobody changes one, `dataclasses.replace` makes another. (Not frozen, because
+    a frozen class of sixteen fields takes three times as long to make, and every stat makes two.)"""
+
     id: InodeId
     type: FileType
     mode: int  # permission bits, setuid, setgid, sticky: lower 12 bits

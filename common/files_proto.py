@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final, cast
 
 from threefs.common.errors import BadRequest
 from threefs.common.files import Credentials, FileType, Inode, Layout
@@ -41,11 +43,12 @@ def layout_to_proto(layout: Layout) -> pb.Layout:
 
 
 def layout_from_proto(message: pb.Layout) -> Layout:
-    chains = tuple(ChainId(chain) for chain in message.chains)
+    chains: tuple[ChainId, ...] = tuple(cast(Sequence[ChainId], message.chains))
     return Layout(ChainTableId(message.table), message.table_version, message.chunk_bytes, message.stripe, chains)
 
 
-def inode_to_proto(inode: Inode) -> pb.Inode:
+def inode_to_proto(inode: Inode, *, bare: bool = False) -> pb.Inode:
+    """`bare`: without the layout."""
     message = pb.Inode(
         id=inode.id,
         type=inode.type,
@@ -62,8 +65,14 @@ def inode_to_proto(inode: Inode) -> pb.Inode:
         truncate_version=inode.truncate_version,
         flags=inode.flags,
     )
-    if inode.layout is not None:
-        message.layout.CopyFrom(layout_to_proto(inode.layout))
+    layout = inode.layout
+    if layout is not None and not bare:  # filled in place: a copy of a message costs as much as all of this
+        placed = message.layout
+        placed.table = layout.table
+        placed.table_version = layout.table_version
+        placed.chunk_bytes = layout.chunk_bytes
+        placed.stripe = layout.stripe
+        placed.chains.extend(layout.chains)
     if inode.symlink:
         message.symlink = path_bytes(inode.symlink)
     return message
@@ -71,22 +80,22 @@ def inode_to_proto(inode: Inode) -> pb.Inode:
 
 def inode_from_proto(message: pb.Inode) -> Inode:
     return Inode(
-        id=InodeId(message.id),
-        type=file_type(message.type),
-        mode=message.mode,
-        uid=message.uid,
-        gid=message.gid,
-        nlink=message.nlink,
-        length=message.length,
-        atime_us=message.atime_us,
-        mtime_us=message.mtime_us,
-        ctime_us=message.ctime_us,
-        layout=layout_from_proto(message.layout) if message.HasField("layout") else None,
-        parent=InodeId(message.parent),
-        symlink=path_text(message.symlink),
-        rdev=message.rdev,
-        truncate_version=message.truncate_version,
-        flags=message.flags,
+        InodeId(message.id),
+        file_type(message.type),
+        message.mode,
+        message.uid,
+        message.gid,
+        message.nlink,
+        message.length,
+        message.atime_us,
+        message.mtime_us,
+        message.ctime_us,
+        layout_from_proto(message.layout) if message.HasField("layout") else None,
+        InodeId(message.parent),
+        path_text(message.symlink) if message.symlink else "",
+        message.rdev,
+        message.truncate_version,
+        message.flags,
     )
 
 
@@ -94,5 +103,10 @@ def credentials_to_proto(user: Credentials) -> pb.Credentials:
     return pb.Credentials(uid=user.uid, gid=user.gid, groups=user.groups, token=user.token)
 
 
+_plain_credentials = lru_cache(maxsize=4096)(Credentials)  # by far most requests come from a few users
+
+
 def credentials_from_proto(message: pb.Credentials) -> Credentials:
+    if not message.groups and not message.token:
+        return _plain_credentials(message.uid, message.gid)
     return Credentials(message.uid, message.gid, tuple(message.groups), message.token)

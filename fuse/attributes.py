@@ -28,7 +28,14 @@ _NOT_SIZE: Final = _MODE | _UID | _GID | _ATIME | _MTIME | _ATIME_NOW | _MTIME_N
 
 
 async def getattr(context: Context, request: Request) -> None:
-    inode = await context.meta.stat(InodeId(request.raw.ino), user=context.user(request))
+    number, directories = InodeId(request.raw.ino), context.directories
+    known = directories.find(number)
+    if known is not None:
+        request.reply_attr(known[0], valid_s=known[1])
+        return
+    asked_s, changes = context.now(), directories.changes
+    inode = await context.meta.stat(number, user=context.user(request), bare=True)
+    directories.note(inode, asked_s=asked_s, changes=changes)
     request.reply_attr(context.seen(inode))
 
 

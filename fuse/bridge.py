@@ -115,8 +115,9 @@ class Request:
     def reply_negative(self) -> bool:
         return not lib.bridge_reply_negative(self._spend())
 
-    def reply_attr(self, inode: Inode) -> bool:
-        return not lib.bridge_reply_attr(self._spend(), _fill(inode))
+    def reply_attr(self, inode: Inode, *, valid_s: float = -1.0) -> bool:
+        """`valid_s`: how long the kernel may believe it, if not as long as usual."""
+        return not lib.bridge_reply_attr(self._spend(), _fill(inode), valid_s)
 
     def reply_create(self, inode: Inode, handle: int) -> bool:
         return not lib.bridge_reply_create(self._spend(), _fill(inode), handle, 0)
@@ -220,6 +221,10 @@ class Bridge:
         """The kernel asks again before it believes a size or time. Never blocks."""
         number = lib.bridge_invalidate_inode(self._bridge, inode, -1, 0)
         assert number in (0, errno.ENOENT, errno.ENOSYS), f"invalidation of {inode:#x}: {os.strerror(number)}"
+
+    def note_settled(self, inode: int) -> None:
+        """No descriptor of the file is open, and all that was written is stored."""
+        lib.bridge_note_settled(self._bridge, inode)
 
     def unmount(self) -> None:
         """Takes the mount out of the tree; files that are open keep being served."""

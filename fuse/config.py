@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from threefs.common.config import Config, hot
+from threefs.common.config import Address, Config, hot, local
 
 
 class CacheConfig(Config):
@@ -27,10 +27,10 @@ class WriteConfig(Config):
 
 
 class MountConfig(Config):
-    cluster_id: str = ""  # empty: whichever cluster mgmtd says it is
-    mountpoint: Path = Field(strict=False)
-    mgmtd: list[str] = Field(min_length=1)  # "host:port"
-    token: str = ""  # sent with every metadata request if the cluster asks for authentication
+    cluster_id: str = local("")  # empty: whichever cluster mgmtd says it is
+    mountpoint: Path = local(strict=False)
+    mgmtd: list[Address] = local(min_length=1)  # "host:port"
+    token: str = local("")  # sent with every metadata request if the cluster asks for authentication
     allow_other: bool = True  # other users than the one who mounts
     read_only: bool = False
     receive_threads: int = Field(2, ge=1, le=16)

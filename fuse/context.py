@@ -16,6 +16,7 @@ from threefs.common.files import Credentials, FileType, Inode
 from threefs.common.ids import InodeId
 from threefs.fuse.bridge import Bridge, Request
 from threefs.fuse.credentials import CredentialsCache
+from threefs.fuse.parents import KnownDirectories
 from threefs.fuse.streams import DirectoryStream
 
 TOLD_MAX = 65536
@@ -50,6 +51,8 @@ class Context:
     credentials: CredentialsCache
     bridge: Bridge
     block_bytes: int
+    now: Callable[[], float]
+    directories: KnownDirectories
     told: ToldInodes = field(default_factory=ToldInodes)
     open_files: dict[int, OpenFile] = field(default_factory=dict)
     open_directories: dict[int, DirectoryStream] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Who asks: ids from the kernel, supplementary groups from /proc, remembered for a moment.
+"""Who asks: ids from the kernel, supplementary groups from /proc, remembered for a moment; and whether it is dying.
 
 Used by every operation that meta checks. The kernel has already checked by its own knowledge of the caller
 (`default_permissions`); meta checks again with what is made here.
@@ -6,6 +6,7 @@ Used by every operation that meta checks. The kernel has already checked by its 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,16 +15,28 @@ from threefs.common.files import Credentials
 CACHE_ENTRIES_MAX = 4096
 
 
-def groups_of(pid: int) -> tuple[int, ...]:
-    """Supplementary groups of a process; none if it is gone, or foreign (pid 0)."""
+_KILL = 1 << (signal.SIGKILL - 1)
+
+
+def _status(pid: int, field: bytes) -> bytes:
+    """A line of /proc/PID/status; empty if the process is gone, or foreign (pid 0)."""
     if not pid:
-        return ()
+        return b""
     try:
         status = Path(f"/proc/{pid}/status").read_bytes()
     except OSError:
-        return ()
-    line = next((line for line in status.splitlines() if line.startswith(b"Groups:")), b"Groups:")
-    return tuple(int(group) for group in line[len(b"Groups:") :].split())
+        return b""
+    return next((line[len(field) :] for line in status.splitlines() if line.startswith(field)), b"")
+
+
+def groups_of(pid: int) -> tuple[int, ...]:
+    """Supplementary groups of a process; none if it is gone, or foreign (pid 0)."""
+    return tuple(int(group) for group in _status(pid, b"Groups:").split())
+
+
+def is_being_killed(pid: int) -> bool:
+    """True of a thread that will never see the answer: whatever the deadly signal was, the kernel makes it SIGKILL."""
+    return bool(int(_status(pid, b"SigPnd:") or b"0", 16) & _KILL)
 
 
 class CredentialsCache:

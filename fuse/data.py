@@ -24,7 +24,13 @@ async def create(context: Context, request: Request) -> None:
     raw = request.raw
     mode = raw.attr.mode & 0o7777
     parent, user = InodeId(raw.ino), context.user(request)
-    file = await context.files.create(parent, request.name, raw.flags, mode=mode, user=user)
+    try:
+        file = await context.files.create(parent, request.name, raw.flags, mode=mode, user=user)
+    except ThreefsError:
+        context.directories.forget(parent)
+        raise
+    if file.created:
+        context.directories.note_new_file(parent, file.attributes().ctime_us)
     handle = context.next_handle()
     context.open_files[handle] = file
     inode = file.attributes()
@@ -86,9 +92,11 @@ async def release(context: Context, request: Request) -> None:
     """The last descriptor of an open file is gone; nobody waits for this answer."""
     file = context.open_files.pop(request.raw.fh)
     try:
-        await file.close()
+        await file.close(wait=False)
     except ThreefsError as exc:
         _log.error("closing inode %#x: %s", file.inode, exc)
+    if context.files.find(file.inode) is None:
+        context.bridge.note_settled(file.inode)
     request.reply_done()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from dataclasses import dataclass
 from typing import Final
 
 from threefs.client.file import FileTable
@@ -20,7 +21,8 @@ from threefs.fuse import attributes, data, directories, metrics, mountpoint, nam
 from threefs.fuse.bridge import BATCH, INTERRUPT, OPERATIONS, Bridge, BridgeOptions, Request
 from threefs.fuse.config import MountConfig
 from threefs.fuse.context import Context, Operation
-from threefs.fuse.credentials import CredentialsCache
+from threefs.fuse.credentials import CredentialsCache, is_being_killed
+from threefs.fuse.parents import KnownDirectories
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +63,31 @@ _HANDLERS: Final[dict[str, Operation]] = {
     )
 }
 _BY_NUMBER: Final = {number: _HANDLERS[name] for number, name in OPERATIONS.items() if number != INTERRUPT}
+_NUMBERS: Final = {name: number for number, name in OPERATIONS.items()}
+_READS: Final = frozenset({_NUMBERS["read"], _NUMBERS["copy_file_range"]})
+_NEVER_BROKEN_OFF: Final = frozenset(
+    {_NUMBERS["open"], _NUMBERS["create"]}
+)  # whoever ends them leaves a session behind
+KILL_CHECK_S: Final = 0.1  # between looks at a process that was sent a signal
+_CHANGES_NAMES: Final = frozenset(  # and with them directories, those that are moved or removed included
+    number
+    for number, name in OPERATIONS.items()
+    if name in ("mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename")
+)
+_CHANGES_ONE: Final = frozenset(
+    number for number, name in OPERATIONS.items() if name in ("setattr", "setxattr", "removexattr")
+)
 DRAIN_S_MAX: Final = 10.0  # a clean end waits so long for requests that are being worked on
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A request that is being worked on, and who waits for it."""
+
+    task: asyncio.Task[None]
+    began_s: float
+    operation: int
+    pid: int
 
 
 class Mount:
@@ -70,7 +96,7 @@ class Mount:
         self._runtime = runtime
         self._meta = meta
         self._files = files
-        self._running: dict[int, tuple[asyncio.Task[None], float]] = {}
+        self._running: dict[int, _Running] = {}
         self._seconds = {number: metrics.SECONDS.labels(name) for number, name in OPERATIONS.items()}
         self._credentials = CredentialsCache(runtime.now, token=config.token, groups_s_max=config.group_cache_s)
         self.path = ""  # where it is mounted, once it is
@@ -80,7 +106,15 @@ class Mount:
         """Mounts and begins to serve. UserError names what is wrong with the mount point."""
         path = mountpoint.prepare(self._config.mountpoint)
         self._bridge = Bridge(path, self._options(fs_name))
-        self._context = Context(self._meta, self._files, self._credentials, self._bridge, BLOCK_BYTES_MAX)
+        self._context = Context(
+            self._meta,
+            self._files,
+            self._credentials,
+            self._bridge,
+            BLOCK_BYTES_MAX,
+            self._runtime.now,
+            KnownDirectories(self._runtime.now, self._config.cache.attr_s),
+        )
         self.path = path
         metrics.IN_FLIGHT.set_function(lambda: len(self._running))
         metrics.OPEN_FILES.set_function(lambda: len(self._context.open_files))
@@ -101,11 +135,12 @@ class Mount:
             except ThreefsError as exc:
                 _log.error("inode %#x: data written lately is lost: %s", file.inode, exc)
         self._context.open_files.clear()
+        await self._files.end_sessions()
         self._bridge.destroy()
 
     async def _finish(self, timeout_s: float) -> None:
         """Lets running requests end; those that do not are cancelled."""
-        tasks = [task for task, _ in self._running.values()]
+        tasks = [running.task for running in self._running.values()]
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.shield(asyncio.gather(*tasks, return_exceptions=True))
@@ -140,13 +175,15 @@ class Mount:
                 self._interrupt(request.id)
                 self._bridge.free_notice(request)
             else:
-                self._running[request.id] = (loop.create_task(self._serve(request)), self._runtime.now())
+                task = loop.create_task(self._serve(request))
+                self._running[request.id] = _Running(task, self._runtime.now(), request.operation, request.raw.pid)
         if len(requests) < BATCH and self._bridge.ended:
             self.ended.set()
             loop.remove_reader(self._event_fd)
 
     async def _serve(self, request: Request) -> None:
         number, operation = request.id, request.operation
+        changed = request.raw.ino if operation in _CHANGES_ONE else 0
         try:
             await _BY_NUMBER[operation](self._context, request)
         except asyncio.CancelledError:
@@ -161,11 +198,14 @@ class Mount:
             _log.exception("%s failed; this is a bug", OPERATIONS[operation])
             self._answer_error(request, operation, errno.EIO)
         finally:
+            if changed:
+                self._context.directories.forget(changed)
+            elif operation in _CHANGES_NAMES:
+                self._context.directories.forget_all()
             if not request.answered:
                 _log.error("%s was not answered; this is a bug", OPERATIONS[operation])
                 request.reply_error(errno.EIO)
-            _, began_s = self._running.pop(number)
-            self._seconds[operation].observe(self._runtime.now() - began_s)
+            self._seconds[operation].observe(self._runtime.now() - self._running.pop(number).began_s)
 
     def _answer_error(self, request: Request, operation: int, number: int) -> None:
         metrics.ERRORS.labels(OPERATIONS[operation], errno.errorcode.get(number, str(number))).inc()
@@ -173,14 +213,17 @@ class Mount:
             request.reply_error(number)
 
     def _interrupt(self, number: int) -> None:
-        """A signal came for a process that waits. Programs whose runtime signals itself all the time (timers,
-        preemption) do not expect a read of a file to fail, so only one that hangs is ended."""
+        """A signal came for a process that waits, and is told only once. A process that is being killed waits no
+        longer. Programs whose runtime signals itself all the time (timers, preemption) do not expect an operation
+        on a file to fail, so for others only a read that hangs is ended."""
         running = self._running.get(number)
-        if running is None:
+        if running is None or running.operation in _NEVER_BROKEN_OFF:
             return
-        task, began_s = running
-        left_s = began_s + self._config.interrupt_after_s - self._runtime.now()
-        asyncio.get_running_loop().call_later(max(left_s, 0), task.cancel)
+        hangs = self._runtime.now() - running.began_s >= self._config.interrupt_after_s
+        if (running.operation in _READS and hangs) or is_being_killed(running.pid):
+            running.task.cancel()
+        else:
+            asyncio.get_running_loop().call_later(KILL_CHECK_S, self._interrupt, number)
 
     def take_config(self, config: MountConfig) -> None:
         """Takes the hot fields of a new configuration over."""

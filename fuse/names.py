@@ -24,7 +24,8 @@ _PERMISSIONS = 0o7777
 
 async def lookup(context: Context, request: Request) -> None:
     try:
-        inode = await context.meta.lookup(InodeId(request.raw.ino), request.name, user=context.user(request))
+        user = context.user(request)
+        inode = await context.meta.lookup(InodeId(request.raw.ino), request.name, user=user, bare=True)
     except FileError as exc:
         if exc.errno != errno.ENOENT:
             raise

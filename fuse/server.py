@@ -13,7 +13,7 @@ from threefs.client.meta.client import MetaClient, routed_nodes
 from threefs.client.routing import ClientSessionAgent, RoutingClient
 from threefs.client.storage.types import StorageClient
 from threefs.common.config import overlay
-from threefs.common.errors import Conflict
+from threefs.common.errors import UserError
 from threefs.common.files import Credentials
 from threefs.common.ids import ROOT_INODE, ClientId
 from threefs.common.net.interface import Carrier, Transport
@@ -40,22 +40,13 @@ class MountServer:
         hostname: str = "",
         pid: int = 0,
     ) -> None:
-        self.config = config
+        self.config = self._file_config = config
         self.client_id = ClientId(runtime.uuid())
         self._runtime = runtime
         self._transport = carrier.transport()
         self.routing = RoutingClient(runtime, self._transport, config.mgmtd)
         self.storage = make_storage(self.routing, self._transport)
-        self.meta = MetaClient(
-            runtime,
-            self._transport,
-            routed_nodes(lambda: self.routing.routing),
-            self.client_id,
-            user=Credentials(0, 0, token=config.token),
-            timeout_s=config.meta_timeout_s,
-        )
-        self.files = FileTable(runtime, self.meta, self.storage, _file_options(config))
-        self.mount = Mount(config, runtime=runtime, meta=self.meta, files=self.files)
+        self.mount: Mount | None = None  # made by `start`, when it is known what the cluster's configuration adds
         self._session = ClientSessionAgent(
             runtime,
             self.routing.mgmtd,
@@ -70,34 +61,54 @@ class MountServer:
     async def start(self) -> None:
         """Mounts once mgmtd and a metadata daemon have answered: a mount that is there can be used."""
         await self.routing.start()
-        cluster = self.routing.routing.cluster_id
-        if self.config.cluster_id and self.config.cluster_id != cluster:
-            raise Conflict(
-                f"mgmtd at {self.config.mgmtd} is that of cluster {cluster!r}, not {self.config.cluster_id!r}"
+        cluster, wanted = self.routing.routing.cluster_id, self.config.cluster_id
+        if wanted and wanted != cluster:
+            raise UserError(
+                f"mgmtd at {', '.join(self.config.mgmtd)} is that of cluster {cluster!r}, not {wanted!r}",
+                "correct mgmtd or cluster_id in the configuration",
             )
         await self._session.start()
-        await self.meta.stat(ROOT_INODE)
-        self.files.start()
-        self.mount.start(f"3fs.{cluster}" if cluster else "3fs")
-        _log.info("cluster %s is mounted at %s", cluster, self.mount.path)
+        meta = self._make_meta()
+        await meta.stat(ROOT_INODE)
+        files = FileTable(self._runtime, meta, self.storage, _file_options(self.config))
+        files.start()
+        mount = Mount(self.config, runtime=self._runtime, meta=meta, files=files)
+        mount.start(f"3fs.{cluster}" if cluster else "3fs")
+        self.mount = mount
+        _log.info("cluster %s is mounted at %s", cluster, mount.path)
+
+    def _make_meta(self) -> MetaClient:
+        return MetaClient(
+            self._runtime,
+            self._transport,
+            routed_nodes(lambda: self.routing.routing),
+            self.client_id,
+            user=Credentials(0, 0, token=self.config.token),
+            timeout_s=self.config.meta_timeout_s,
+        )
 
     async def wait(self) -> None:
         """Returns when the mount was taken away from outside (umount)."""
+        assert self.mount is not None, "wait comes after start"
         await self.mount.ended.wait()
 
     async def stop(self) -> None:
         """Unmounts and stores what was written; then says good-bye, so that nobody waits for this client."""
-        if self.mount.path:
+        if self.mount is not None:
             await self.mount.stop()
         await self._session.stop()
         await self.routing.stop()
         await self._transport.close()
 
     def take_config(self, text: str, version: int) -> Sequence[str]:
-        """Takes over the hot keys of a new cluster configuration; returns those that wait for a restart."""
-        taken = overlay(self.config, text, where=f"cluster configuration {version}")
+        """Takes over a new cluster configuration, once mounted only its hot keys; returns those that wait for a
+        restart."""
+        starting = self.mount is None
+        where = f"cluster configuration {version}"
+        taken = overlay(self.config, text, where=where, file=self._file_config, starting=starting)
         self.config = taken.config
-        self.mount.take_config(taken.config)
+        if self.mount is not None:
+            self.mount.take_config(taken.config)
         return taken.waiting
 
 

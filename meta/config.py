@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from threefs.common.config import Config, hot
+from threefs.common.config import Address, Config, hot, local
 from threefs.common.kv.factory import KvConfig
 
 
@@ -48,7 +48,7 @@ class MetaTuning(Config):
 class ServiceConfig(Config):
     """What `MetaService` and its background tasks need, whatever runs them."""
 
-    authenticate: bool = False  # on: who asks is decided by the token alone
+    authenticate: bool = hot(False)  # on: who asks is decided by the token alone
     root: RootConfig = RootConfig()
     garbage: GarbageConfig = GarbageConfig()
     sessions: SessionConfig = SessionConfig()
@@ -58,8 +58,8 @@ class ServiceConfig(Config):
 class MetaConfig(ServiceConfig):
     """The whole file of a daemon."""
 
-    node_id: int = Field(50, ge=1)
-    cluster_id: str = ""  # empty: whichever cluster mgmtd says it is
-    listen: str = "127.0.0.1:9001"
-    mgmtd: list[str] = Field(["127.0.0.1:9000"], min_length=1)  # "host:port" of every mgmtd
-    kv: KvConfig = KvConfig()
+    node_id: int = local(50, ge=1)
+    cluster_id: str = local("")  # empty: whichever cluster mgmtd says it is
+    listen: Address = local("127.0.0.1:9001")
+    mgmtd: list[Address] = local(["127.0.0.1:9000"], min_length=1)  # "host:port" of every mgmtd
+    kv: KvConfig = local(KvConfig())

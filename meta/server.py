@@ -54,7 +54,7 @@ class MetaServer:
         release: str = "",
         handlers: Mapping[int, Handler] | None = None,  # served along (the Core service)
     ) -> None:
-        self.config = config
+        self.config = self._file_config = config
         self.node = Node(
             NodeId(config.node_id), NodeType.META, NodeStatus.CONNECTING, address, grpc_address, hostname, pid
         )
@@ -125,7 +125,13 @@ class MetaServer:
     def take_config(self, text: str, version: int) -> Sequence[str]:
         """Takes over a new cluster configuration, once started only its hot keys; returns those that wait for a
         restart. What is needed before mgmtd can be reached (node id, addresses, store) counts as the file says it."""
-        taken = overlay(self.config, text, where=f"cluster configuration {version}", starting=not self._started)
+        taken = overlay(
+            self.config,
+            text,
+            where=f"cluster configuration {version}",
+            file=self._file_config,
+            starting=not self._started,
+        )
         self.config = taken.config
         self.env.config = taken.config
         return taken.waiting

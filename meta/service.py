@@ -11,7 +11,7 @@ import errno
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from threefs.common.errors import Busy, FileError, ThreefsError, Timeout
+from threefs.common.errors import Busy, FileError, ThreefsError
 from threefs.common.files import At, LengthHint, RenameFlags, XattrFlags
 from threefs.common.files_proto import credentials_from_proto, file_type, inode_to_proto, layout_from_proto
 from threefs.common.ids import ClientId, InodeId, RequestId, SessionId
@@ -39,7 +39,7 @@ from threefs.meta.ops.symlink import symlink
 from threefs.meta.ops.truncate import truncate
 from threefs.meta.ops.unlink import unlink
 from threefs.meta.ops.xattr import get_xattr, list_xattrs, remove_xattr, set_xattr
-from threefs.meta.sessions import prune
+from threefs.meta.sessions import end, prune
 from threefs.meta.space import Space
 from threefs.meta.users import Account, Accounts, Token, make_token
 from threefs.proto import meta_pb2 as pb
@@ -70,24 +70,21 @@ class MetaService:
         now_us = self._env.runtime.wall_us()
         return Context(self._env, user, ClientId(header.client_id), RequestId(header.request_id), now_us)
 
-    async def _answer(
-        self, name: str, header: pb.Header, work: Callable[[Context], Awaitable[T]], *, limit_s: float = 0.0
-    ) -> T:
-        """`limit_s`: the work ends when its caller has given up (0: it may go on, which is harmless but for what
-        changes storage, see `ops.truncate`)."""
-        began = self._env.runtime.now()
+    async def _answer(self, name: str, header: pb.Header, work: Callable[[Context], Awaitable[T]]) -> T:
+        """Runs the work of one request. It ends when its caller has given up: `common.net.service` cancels it."""
+        now = self._env.runtime.now
+        began = now()
         result = "ok"
         try:
-            async with asyncio.timeout(limit_s or None):
-                return await work(await self._context(header))
-        except TimeoutError as exc:
-            result = "TimeoutError"
-            raise Timeout(f"{name} took longer than its caller's {limit_s:g} s") from exc
+            return await work(await self._context(header))
         except _RETRYABLE as exc:
             result = type(exc).__name__
             raise Busy(f"{name}: the metadata store did not commit in time: {exc}") from exc
         except ThreefsError as exc:
             result = type(exc).__name__
+            raise
+        except asyncio.CancelledError:
+            result = "cancelled"
             raise
         except BaseException:
             result = "bug"
@@ -95,13 +92,14 @@ class MetaService:
         finally:
             count, duration = metrics.of_operation(name, result)
             count.inc()
-            duration.observe(self._env.runtime.now() - began)
+            duration.observe(now() - began)
 
     # --- looking ------------------------------------------------------------------------------------------------
 
     async def stat(self, message: pb.StatRequest, request: Request) -> pb.InodeReply:
         async def work(ctx: Context) -> pb.InodeReply:
-            return pb.InodeReply(inode=inode_to_proto(await stat(ctx, _at(message.at), follow=message.follow)))
+            found = await stat(ctx, _at(message.at), follow=message.follow)
+            return pb.InodeReply(inode=inode_to_proto(found, bare=message.bare))
 
         return await self._answer("stat", message.header, work)
 
@@ -161,7 +159,7 @@ class MetaService:
             )
             return _open_reply(opened)
 
-        return await self._answer("create", message.header, work, limit_s=request.timeout_s)
+        return await self._answer("create", message.header, work)
 
     async def open(self, message: pb.OpenRequest, request: Request) -> pb.OpenReply:
         async def work(ctx: Context) -> pb.OpenReply:
@@ -170,7 +168,7 @@ class MetaService:
                 await open_file(ctx, _at(message.at), flags=message.flags, session=session, pin=message.pin)
             )
 
-        return await self._answer("open", message.header, work, limit_s=request.timeout_s)
+        return await self._answer("open", message.header, work)
 
     async def close(self, message: pb.CloseRequest, request: Request) -> pb.InodeReply:
         hint = _hint(message.hint) if message.HasField("hint") else None
@@ -204,13 +202,17 @@ class MetaService:
             inode = await truncate(ctx, _at(message.at), message.length, opened=message.opened)
             return pb.InodeReply(inode=inode_to_proto(inode))
 
-        return await self._answer("truncate", message.header, work, limit_s=request.timeout_s)
+        return await self._answer("truncate", message.header, work)
 
     async def prune_sessions(self, message: pb.PruneSessionsRequest, request: Request) -> pb.PruneSessionsReply:
         async def work(ctx: Context) -> pb.PruneSessionsReply:
+            refs = [(InodeId(ref.inode), SessionId(ref.session)) for ref in message.sessions]
+            if message.settled:
+                await end(self._env, refs)
+                return pb.PruneSessionsReply(removed=len(refs))
             removed = 0
-            for ref in message.sessions:
-                removed += await prune(self._env, InodeId(ref.inode), SessionId(ref.session))
+            for inode, session in refs:
+                removed += await prune(self._env, inode, session)
             return pb.PruneSessionsReply(removed=removed)
 
         return await self._answer("prune_sessions", message.header, work)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from threefs.common.errors import Corrupt
 from threefs.common.files import FileType, Inode, Layout
@@ -42,8 +42,7 @@ _VERSION: Final = 1
 _FILE_TYPES: Final = {int(member): member for member in FileType}
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What a name leads to."""
 
     inode: InodeId

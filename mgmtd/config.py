@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from threefs.common.config import Config, hot
+from threefs.common.config import Address, Config, hot, local
 
 
 class LeaseConfig(Config):
@@ -27,10 +27,10 @@ class MgmtdConfig(Config):
     """`newborn_s`: how long a new primary takes a silent daemon to be alive. At least half of the failure timeout:
     then a daemon that only the last primary heard has fenced itself before it is declared dead."""
 
-    node_id: int = Field(1, ge=1)
-    listen: str = "127.0.0.1:9000"
-    cluster_id: str = ""  # empty: the store's, or a new one
-    lease: LeaseConfig = LeaseConfig()
+    node_id: int = local(1, ge=1)
+    listen: Address = local("127.0.0.1:9000")
+    cluster_id: str = local("")  # empty: the store's, or a new one
+    lease: LeaseConfig = local(LeaseConfig())
     heartbeat_interval_s: float = hot(0.5, gt=0)
     failure_timeout_s: float = hot(3.0, gt=0)
     check_interval_s: float = hot(0.1, gt=0)

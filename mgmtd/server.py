@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from threefs.common.config import check_partial, parse_toml
-from threefs.common.errors import NotPrimary, ThreefsError, UserError
+from threefs.common.errors import NotPrimary, ThreefsError
 from threefs.common.ids import NodeId
 from threefs.common.kv.interface import KvEngine
 from threefs.common.net.interface import Carrier, Handler
@@ -141,8 +141,3 @@ def _check_toml(text: str) -> None:
 
 def _check_own(text: str) -> None:
     check_partial(text, MgmtdConfig, where="the configuration")
-    if "lease" in (values := parse_toml(text, where="the configuration")) or values.keys() & {"node_id", "listen"}:
-        raise UserError(
-            "the cluster configuration of mgmtd sets lease, node_id or listen",
-            "set these in each daemon's own file: they must be there before it can be reached",
-        )

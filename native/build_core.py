@@ -2,7 +2,7 @@
 
 from threefs.native.builder import module
 
-PARTS = ["buffers", "crc32c", "kv_store", "gensort", "record_sort", "engine"]
+PARTS = ["buffers", "crc32c", "kv_store", "gensort", "record_sort", "shuffle", "engine"]
 INNER = [
     "io_table",
     "uring",
@@ -14,6 +14,7 @@ INNER = [
     "engine_query",
     "engine_reader",
     "engine_recover",
+    "engine_finished",
     "engine_flush",
     "engine_stage",
     "engine_writer",

@@ -8,6 +8,7 @@
 #define THREEFS_CHUNKS_H
 
 #include "blocks.h"
+#include "engine.h"
 
 enum { UNITS_MAX = 256, UNIT_BYTES_MIN = 4096, CHUNK_ID_BYTES = 16 };
 enum { STATE_REMOVED = 1 };
@@ -32,6 +33,7 @@ struct state {
 	uint32_t stored_bytes; /* <= length; what follows reads as zeros */
 	uint32_t crc32c;       /* of the whole content, zeros included */
 	uint32_t chunk_bytes;
+	struct engine_ticket ticket; /* of the update that made the content */
 	uint32_t crcs[]; /* one a unit of the stored bytes; the last may be partial */
 };
 

@@ -226,7 +226,7 @@ static int open_records(struct engine *engine, const char *folder)
 
 static int write_format(struct engine *engine)
 {
-	static const char text[] = "3fs chunk engine, format 1\n";
+	static const char text[] = "3fs chunk engine, format 2\n";
 	int fd = openat(engine->folder_fd, "format", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return errno;
@@ -341,6 +341,8 @@ void engine_close(struct engine *engine)
 		close(engine->folder_fd);
 	free(engine->targets);
 	free(engine->changes);
+	free(engine->finished.items);
+	free(engine->finishing.items);
 	free(engine->group.tasks);
 	pthread_mutex_destroy(&engine->lock);
 	pthread_cond_destroy(&engine->work);

@@ -54,6 +54,13 @@ struct engine_report {
 	uint8_t damaged_chunk[16];
 };
 
+struct engine_ticket { /* who asked for an update; sequence 0: nobody who would ask again */
+	uint8_t client[16];
+	uint64_t sequence;
+	uint32_t channel;
+	uint32_t reserved;
+};
+
 struct engine_update {
 	uint64_t target;
 	uint8_t chunk[16];
@@ -68,6 +75,7 @@ struct engine_update {
 	uint32_t length, state_crc32c; /* of the whole pending content */
 	uint32_t reserved;
 	uint64_t detail;
+	struct engine_ticket ticket; /* stays with the state */
 };
 
 struct engine_read {
@@ -97,6 +105,14 @@ struct engine_meta {
 	uint32_t length, crc32c, pending_length, pending_crc32c, pending_remove, chunk_bytes;
 	int32_t error;
 	uint32_t found;
+	struct engine_ticket ticket, pending_ticket;
+};
+
+struct engine_finished { /* the newest committed update of one client's channel; sequence 0: to be forgotten */
+	uint64_t target;
+	struct engine_ticket ticket;
+	uint64_t version, chain_version, finished_us;
+	uint32_t length, crc32c;
 };
 
 struct engine_order { /* one administrative request */
@@ -159,6 +175,12 @@ void engine_query(struct engine *engine, struct engine_meta *metas, uint32_t cou
  * negative engine_error. */
 int64_t engine_list(struct engine *engine, uint64_t target, const uint8_t *begin, const uint8_t *end, uint32_t limit,
 		    int reverse, struct engine_meta *metas);
+/* Up to `limit` of a target's finished updates, by client and channel, those behind `after` (NULL: all), as of the last
+ * group; or a negative engine_error. */
+int64_t engine_list_finished(struct engine *engine, uint64_t target, const struct engine_ticket *after, uint32_t limit,
+			     struct engine_finished *found);
+/* Notes what was finished elsewhere, or what may be forgotten: durable with the next group. An engine_error. */
+int engine_remember(struct engine *engine, const struct engine_finished *finished, uint32_t count);
 void engine_space(struct engine *engine, struct engine_space *space);
 uint32_t engine_targets(struct engine *engine, uint64_t *targets, uint32_t max);
 /* What the disk said when it failed; "" if it works. The text lives as long as the engine. */

@@ -41,6 +41,7 @@ static size_t collect(struct engine *engine)
 		if (!task->error && !task->chunk->is_dirty)
 			note(engine, task->chunk, &count);
 	}
+	finished_collect(engine);
 	engine->dirty_since_ms = 0;
 	return count;
 }
@@ -113,6 +114,8 @@ static int write_changes(struct engine *engine, size_t count)
 		return status;
 	for (size_t i = 0; !status && i < count; i++)
 		status = put_change(engine, txn, &engine->changes[i]);
+	if (!status)
+		status = finished_put(engine, txn);
 	if (status) {
 		mdb_txn_abort(txn);
 		return status;
@@ -122,6 +125,7 @@ static int write_changes(struct engine *engine, size_t count)
 
 static void settle(struct engine *engine, size_t count, bool written)
 {
+	finished_settle(engine, written);
 	if (!written)
 		mark_all(engine, count, false);
 	for (size_t i = 0; i < count; i++) {
@@ -157,7 +161,7 @@ int flush_records(struct engine *engine)
 	size_t count = error ? 0 : collect(engine);
 	mark_all(engine, count, true);
 	pthread_mutex_unlock(&engine->lock);
-	if (error || !count)
+	if (error || (!count && !engine->finishing.count))
 		return error;
 	int status = write_changes(engine, count);
 	pthread_mutex_lock(&engine->lock);

@@ -83,6 +83,12 @@ struct target {
 	bool dropping;
 };
 
+/* Finished updates on their way to the disk. */
+struct finished_list {
+	struct engine_finished *items;
+	size_t count, room;
+};
+
 /* A record to be written: what a chunk's stored states become. */
 struct change {
 	struct chunk *chunk;
@@ -101,6 +107,7 @@ struct engine {
 	struct engine_options options;
 	struct blocks blocks;
 	struct chunks chunks;
+	struct finished_list finished; /* since the last group was collected */
 	struct records records;
 	struct target *targets;
 	uint32_t target_count, target_room;
@@ -114,6 +121,7 @@ struct engine {
 	struct commit_group group;
 	struct change *changes;
 	size_t change_room;
+	struct finished_list finishing; /* with the group that is being written */
 	/* of the reader thread */
 	struct io_queue *read_queue_io;
 };
@@ -146,6 +154,12 @@ void meta_of(const struct state *committed, const struct state *pending, struct 
 void reserve_take(struct engine *engine);
 void reserve_release(struct engine *engine);
 int flush_records(struct engine *engine);
+
+/* engine_finished.c; with the lock. A commit is noted before it happens: false if memory is exhausted. */
+bool finished_note(struct engine *engine, uint64_t target, const struct state *state, uint64_t chain_version);
+void finished_collect(struct engine *engine);              /* for the group to be written */
+void finished_settle(struct engine *engine, bool written); /* if not written, the next group has them */
+int finished_put(struct engine *engine, MDB_txn *txn);     /* without the lock */
 
 /* engine_list.c: up to `max` keys of a target's records; with the lock. */
 uint32_t target_keys(struct engine *engine, uint64_t id, struct key *keys, uint32_t max);

@@ -7,6 +7,8 @@
 static int apply(struct engine *engine, struct chunk *chunk, const struct engine_commit *commit)
 {
 	struct state *pending = chunk->pending;
+	if (!finished_note(engine, chunk->key.target, pending, commit->chain_version))
+		return ENGINE_NO_MEMORY;
 	if (pending->flags & STATE_REMOVED) {
 		engine->chunk_count -= chunk->committed != NULL;
 		state_set(&engine->chunks, &chunk->committed, NULL);
@@ -58,7 +60,10 @@ void meta_of(const struct state *committed, const struct state *pending, struct 
 	meta->committed = meta->chain_version = meta->pending = meta->pending_chain_version = meta->modified_us = 0;
 	meta->length = meta->crc32c = meta->pending_length = meta->pending_crc32c = meta->pending_remove = 0;
 	meta->chunk_bytes = 0;
+	memset(&meta->ticket, 0, sizeof meta->ticket);
+	memset(&meta->pending_ticket, 0, sizeof meta->pending_ticket);
 	if (committed) {
+		meta->ticket = committed->ticket;
 		meta->committed = committed->version;
 		meta->chain_version = committed->chain_version;
 		meta->length = committed->length;
@@ -67,6 +72,7 @@ void meta_of(const struct state *committed, const struct state *pending, struct 
 		meta->modified_us = committed->modified_us;
 	}
 	if (pending) {
+		meta->pending_ticket = pending->ticket;
 		meta->pending = pending->version;
 		meta->pending_chain_version = pending->chain_version;
 		meta->pending_length = pending->length;

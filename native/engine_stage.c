@@ -205,6 +205,7 @@ static int plan(struct engine *engine, struct task *task)
 	task->state->version = update->version;
 	task->state->chain_version = update->chain_version;
 	task->state->modified_us = wall_us();
+	task->state->ticket = update->ticket;
 	task->state->flags = update->kind == ENGINE_REMOVE ? STATE_REMOVED : 0;
 	return give_place(engine, task, stored);
 }

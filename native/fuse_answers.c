@@ -63,12 +63,12 @@ int bridge_reply_negative(struct bridge_request *request)
 	ANSWER(request, fuse_reply_entry(req, &entry));
 }
 
-int bridge_reply_attr(struct bridge_request *request, const struct bridge_attr *attr)
+int bridge_reply_attr(struct bridge_request *request, const struct bridge_attr *attr, double valid_s)
 {
 	const struct bridge *bridge = fuse_req_userdata(request->handle);
 	struct stat stat;
 	fill_stat(&stat, attr);
-	ANSWER(request, fuse_reply_attr(req, &stat, bridge->options.attr_timeout_s));
+	ANSWER(request, fuse_reply_attr(req, &stat, valid_s < 0 ? bridge->options.attr_timeout_s : valid_s));
 }
 
 int bridge_reply_create(struct bridge_request *request, const struct bridge_attr *attr, uint64_t fh, int keep_cache)

@@ -10,7 +10,8 @@
 int bridge_reply_error(struct bridge_request *request, int number);
 int bridge_reply_entry(struct bridge_request *request, const struct bridge_attr *attr);
 int bridge_reply_negative(struct bridge_request *request); /* lookup: no such name, remember that */
-int bridge_reply_attr(struct bridge_request *request, const struct bridge_attr *attr);
+/* `valid_s` below 0: as long as the options say. */
+int bridge_reply_attr(struct bridge_request *request, const struct bridge_attr *attr, double valid_s);
 int bridge_reply_create(struct bridge_request *request, const struct bridge_attr *attr, uint64_t fh, int keep_cache);
 int bridge_reply_open(struct bridge_request *request, uint64_t fh, int keep_cache, int direct_io);
 int bridge_reply_data(struct bridge_request *request, const void *data, size_t bytes);

@@ -57,6 +57,35 @@ size_t bridge_take(struct bridge *bridge, struct bridge_request **out, size_t mo
 	return count;
 }
 
+/* ---- files that were changed ---- */
+
+static const uint64_t SEVERAL = UINT64_MAX; /* in a slot; 0: none */
+
+static atomic_uint_fast64_t *slot_of(struct bridge *bridge, uint64_t ino)
+{
+	return &bridge->changed[(ino * 0x9e3779b97f4a7c15u >> 32) % CHANGED_SLOTS];
+}
+
+void bridge_note_changed(struct bridge *bridge, uint64_t ino)
+{
+	uint_fast64_t found = 0;
+	atomic_uint_fast64_t *slot = slot_of(bridge, ino);
+	if (!atomic_compare_exchange_strong(slot, &found, ino) && found != ino)
+		atomic_store(slot, SEVERAL);
+}
+
+int bridge_is_changed(struct bridge *bridge, uint64_t ino)
+{
+	uint_fast64_t found = atomic_load(slot_of(bridge, ino));
+	return found == ino || found == SEVERAL;
+}
+
+void bridge_note_settled(struct bridge *bridge, uint64_t ino)
+{
+	uint_fast64_t expected = ino;
+	atomic_compare_exchange_strong(slot_of(bridge, ino), &expected, 0);
+}
+
 /* ---- memory ---- */
 
 char *bridge_copy(const char *bytes, size_t length)

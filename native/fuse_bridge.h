@@ -38,6 +38,9 @@ void bridge_destroy(struct bridge *bridge);
 
 /* Kernel caches: attributes and pages (offset < 0: attributes only), and a name. Neither may be called while a
  * request that touches the same object waits for an answer, except attributes only, which takes no lock. */
+/* No descriptor of the file is open: all that was written to it is stored. */
+void bridge_note_settled(struct bridge *bridge, uint64_t ino);
+
 int bridge_invalidate_inode(struct bridge *bridge, uint64_t ino, int64_t offset, int64_t length);
 int bridge_invalidate_entry(struct bridge *bridge, uint64_t parent, const char *name, size_t name_length);
 /* cffi:end */

@@ -10,7 +10,7 @@
 
 #include "fuse_bridge.h"
 
-enum { THREADS_MAX = 16 };
+enum { THREADS_MAX = 16, CHANGED_SLOTS = 4096 };
 
 struct bridge {
 	struct fuse_session *session;
@@ -22,6 +22,7 @@ struct bridge {
 	atomic_uint_fast64_t next_id;
 	pthread_mutex_t lock; /* guards the queue */
 	struct bridge_request *first, *last;
+	atomic_uint_fast64_t changed[CHANGED_SLOTS]; /* see bridge_note_changed */
 	pthread_t threads[THREADS_MAX];
 	unsigned thread_count;
 };
@@ -34,6 +35,12 @@ extern _Thread_local void *bridge_receiving;
 
 /* Appends to the queue and wakes Python. */
 void bridge_enqueue(struct bridge *bridge, struct bridge_request *request);
+
+/* Files whose content was changed since they were last settled: until then closing them is Python's business, and
+ * closing others, nearly all that are only created or read, is answered here. An inode has one slot of a table; a slot
+ * that two inodes would need at a time says "changed" of every inode from then on. */
+void bridge_note_changed(struct bridge *bridge, uint64_t ino);
+int bridge_is_changed(struct bridge *bridge, uint64_t ino);
 
 /* Receive buffers that wait for the next large writes; NULL if there is none: libfuse then allocates one. */
 void *bridge_take_buffer(void);

@@ -53,17 +53,11 @@ static struct bridge_request *begin(fuse_req_t req, enum bridge_op op, fuse_ino_
 	return request;
 }
 
+/* The callback is set before the request can be answered by another thread. */
 static void submit(struct bridge_request *request)
 {
-	bridge_enqueue(fuse_req_userdata(request->handle), request);
-}
-
-/* Only what may wait long can be interrupted; everything else ends soon by itself. The callback is set before the
- * request can be answered by another thread. */
-static void submit_interruptible(struct bridge_request *request)
-{
 	fuse_req_interrupt_func(request->handle, on_interrupt, request);
-	submit(request);
+	bridge_enqueue(fuse_req_userdata(request->handle), request);
 }
 
 /* What the kernel asks, in the order of bridge_op. */
@@ -226,7 +220,7 @@ static void on_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
 	request->size = size;
 	request->offset = offset;
 	request->flags = (uint32_t)file->flags;
-	submit_interruptible(request);
+	submit(request);
 }
 
 static void on_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t size, off_t offset,
@@ -235,6 +229,7 @@ static void on_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
 	struct bridge_request *request = begin(req, BRIDGE_WRITE, ino, NULL, NULL);
 	if (!request)
 		return;
+	bridge_note_changed(fuse_req_userdata(req), ino);
 	request->fh = file->fh;
 	request->size = size;
 	request->offset = offset;
@@ -253,6 +248,10 @@ static void on_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
 
 static void on_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *file)
 {
+	if (!bridge_is_changed(fuse_req_userdata(req), ino)) {
+		fuse_reply_err(req, 0);
+		return;
+	}
 	submit_handle(req, BRIDGE_FLUSH, ino, file, 0);
 }
 
@@ -369,6 +368,7 @@ static void on_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset,
 	struct bridge_request *request = begin(req, BRIDGE_FALLOCATE, ino, NULL, NULL);
 	if (!request)
 		return;
+	bridge_note_changed(fuse_req_userdata(req), ino);
 	request->fh = file->fh;
 	request->flags = (uint32_t)mode;
 	request->offset = offset;
@@ -394,6 +394,7 @@ static void on_copy_file_range(fuse_req_t req, fuse_ino_t ino, off_t offset, str
 	struct bridge_request *request = begin(req, BRIDGE_COPY_FILE_RANGE, ino, NULL, NULL);
 	if (!request)
 		return;
+	bridge_note_changed(fuse_req_userdata(req), ino_out);
 	request->fh = file->fh;
 	request->offset = offset;
 	request->ino_out = ino_out;
@@ -401,7 +402,7 @@ static void on_copy_file_range(fuse_req_t req, fuse_ino_t ino, off_t offset, str
 	request->offset_out = offset_out;
 	request->size = size;
 	request->flags = (uint32_t)flags;
-	submit_interruptible(request);
+	submit(request);
 }
 
 static void on_init(void *userdata, struct fuse_conn_info *connection)

@@ -2,8 +2,11 @@
 
 #include <errno.h>
 #include <lmdb.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 _Static_assert(KV_MAP_FULL == MDB_MAP_FULL, "lmdb's code changed");
 _Static_assert(KV_READERS_FULL == MDB_READERS_FULL, "lmdb's code changed");
@@ -11,6 +14,16 @@ _Static_assert(KV_READERS_FULL == MDB_READERS_FULL, "lmdb's code changed");
 struct kv_store {
     MDB_env *env;
     MDB_dbi table;
+    int event_fd; /* readable: a commit is done */
+    pthread_t committer;
+    int committer_runs;
+    pthread_mutex_t lock; /* of what follows */
+    pthread_cond_t wanted;
+    const uint8_t *batch; /* to be committed, or NULL */
+    size_t batch_bytes;
+    int ending;
+    int outcome;
+    uint64_t group;
 };
 
 struct kv_snapshot {
@@ -43,10 +56,82 @@ static int open_table(kv_store *store) {
     return mdb_txn_commit(txn);
 }
 
+/* The store's own thread. */
+static void *commit_batches(void *argument) {
+    kv_store *store = argument;
+    const uint64_t one = 1;
+    pthread_mutex_lock(&store->lock);
+    for (;;) {
+        while (!store->batch && !store->ending)
+            pthread_cond_wait(&store->wanted, &store->lock);
+        if (!store->batch)
+            break;
+        pthread_mutex_unlock(&store->lock);
+        uint64_t group = 0;
+        int outcome = kv_commit(store, store->batch, store->batch_bytes, &group);
+        pthread_mutex_lock(&store->lock);
+        store->batch = NULL;
+        store->outcome = outcome;
+        store->group = group;
+        pthread_mutex_unlock(&store->lock); /* whom the event wakes takes it */
+        while (write(store->event_fd, &one, sizeof one) < 0 && errno == EINTR)
+            ;
+        pthread_mutex_lock(&store->lock);
+    }
+    pthread_mutex_unlock(&store->lock);
+    return NULL;
+}
+
+static int start_committer(kv_store *store) {
+    store->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (store->event_fd < 0)
+        return errno;
+    int rc = pthread_create(&store->committer, NULL, commit_batches, store);
+    store->committer_runs = !rc;
+    return rc;
+}
+
+static void stop_committer(kv_store *store) {
+    pthread_mutex_lock(&store->lock);
+    store->ending = 1;
+    pthread_cond_signal(&store->wanted);
+    pthread_mutex_unlock(&store->lock);
+    if (store->committer_runs)
+        pthread_join(store->committer, NULL);
+    if (store->event_fd >= 0)
+        close(store->event_fd);
+}
+
+int kv_event_fd(kv_store *store) {
+    return store->event_fd;
+}
+
+void kv_commit_begin(kv_store *store, const uint8_t *batch, size_t batch_bytes) {
+    pthread_mutex_lock(&store->lock);
+    store->batch = batch;
+    store->batch_bytes = batch_bytes;
+    pthread_cond_signal(&store->wanted);
+    pthread_mutex_unlock(&store->lock);
+}
+
+int kv_commit_end(kv_store *store, uint64_t *group) {
+    uint64_t ignored;
+    while (read(store->event_fd, &ignored, sizeof ignored) < 0 && errno == EINTR)
+        ;
+    pthread_mutex_lock(&store->lock);
+    int outcome = store->outcome;
+    *group = store->group;
+    pthread_mutex_unlock(&store->lock);
+    return outcome;
+}
+
 int kv_open(const char *folder, uint64_t map_bytes, uint32_t snapshots_max, kv_store **out) {
     kv_store *store = calloc(1, sizeof *store);
     if (!store)
         return ENOMEM;
+    store->event_fd = -1;
+    pthread_mutex_init(&store->lock, NULL);
+    pthread_cond_init(&store->wanted, NULL);
     int rc = mdb_env_create(&store->env);
     if (rc) {
         free(store);
@@ -59,6 +144,8 @@ int kv_open(const char *folder, uint64_t map_bytes, uint32_t snapshots_max, kv_s
         rc = mdb_env_open(store->env, folder, MDB_NOTLS, 0640); /* NOTLS: snapshots belong to no thread */
     if (!rc)
         rc = open_table(store);
+    if (!rc)
+        rc = start_committer(store);
     if (rc) {
         kv_close(store);
         return rc;
@@ -68,6 +155,9 @@ int kv_open(const char *folder, uint64_t map_bytes, uint32_t snapshots_max, kv_s
 }
 
 void kv_close(kv_store *store) {
+    stop_committer(store);
+    pthread_cond_destroy(&store->wanted);
+    pthread_mutex_destroy(&store->lock);
     mdb_env_close(store->env);
     free(store);
 }

@@ -24,7 +24,7 @@ typedef struct kv_snapshot kv_snapshot;
 #define KV_READERS_FULL -30790
 
 int kv_open(const char *folder, uint64_t map_bytes, uint32_t snapshots_max, kv_store **store);
-void kv_close(kv_store *store); /* no snapshot may be open, no commit running */
+void kv_close(kv_store *store); /* no snapshot may be open; waits for a commit that runs */
 
 int kv_snapshot_open(kv_store *store, kv_snapshot **snapshot, uint64_t *group);
 void kv_snapshot_close(kv_snapshot *snapshot);
@@ -40,6 +40,12 @@ int kv_scan(kv_snapshot *snapshot, const uint8_t *begin, size_t begin_bytes, con
 /* Applies the batch in one transaction and syncs it. *group is the number that snapshots opened later are at.
  * After an error nothing of it took effect, except that EIO leaves it open. */
 int kv_commit(kv_store *store, const uint8_t *batch, size_t batch_bytes, uint64_t *group);
+
+/* The same on a thread of the store, so that neither the caller nor the GIL is in its way: `kv_event_fd` becomes readable
+ * when it is done, then `kv_commit_end` returns what `kv_commit` would have. One at a time; the batch must stay. */
+int kv_event_fd(kv_store *store);
+void kv_commit_begin(kv_store *store, const uint8_t *batch, size_t batch_bytes);
+int kv_commit_end(kv_store *store, uint64_t *group);
 
 const char *kv_strerror(int code);
 /* cffi:end */

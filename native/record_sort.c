@@ -5,11 +5,13 @@
 
 enum { RECORD = 100, KEY = 10, SMALL = 40, DIGITS = 256, PREFETCH = 16 };
 
+/* A key as two numbers that compare like it: 8 bytes, and 2 bytes above the 48 bits of the record's address. */
 struct entry {
-	uint64_t high; /* first 8 key bytes, as a number */
-	uint16_t low;  /* last 2 */
-	uint32_t index;
+	uint64_t high;
+	uint64_t rest;
 };
+
+enum { ADDRESS_BITS = 48 };
 
 static uint64_t key_high(const uint8_t *record)
 {
@@ -27,13 +29,12 @@ static uint16_t key_low(const uint8_t *record)
 
 static int above(const struct entry *a, const struct entry *b)
 {
-	return a->high != b->high ? a->high > b->high : a->low > b->low;
+	return a->high != b->high ? a->high > b->high : a->rest >> ADDRESS_BITS > b->rest >> ADDRESS_BITS;
 }
 
 static unsigned digit(const struct entry *entry, unsigned level)
 {
-	return level < 8 ? (unsigned)(entry->high >> (56 - 8 * level) & 255)
-	                 : (unsigned)(entry->low >> (8 * (9 - level)) & 255);
+	return (unsigned)((level < 8 ? entry->high : entry->rest) >> (56 - 8 * (level % 8)) & 255);
 }
 
 static void insertion_sort(struct entry *entries, size_t count)
@@ -75,35 +76,49 @@ static void sort_from(struct entry *entries, struct entry *scratch, size_t count
 			sort_from(entries + starts[d], scratch + starts[d], starts[d + 1] - starts[d], level + 1);
 }
 
-int record_sort(uint8_t *out, const uint8_t *in, size_t count)
+static const uint8_t *record_of(const struct entry *entry)
 {
-	struct entry *entries = malloc((2 * count + 1) * sizeof *entries);
-	if (!entries)
-		return -1;
-	for (size_t i = 0; i < count; i++)
-		entries[i] = (struct entry){key_high(in + i * RECORD), key_low(in + i * RECORD), (uint32_t)i};
+	return (const uint8_t *)(uintptr_t)(entry->rest & ((1ull << ADDRESS_BITS) - 1));
+}
+
+static size_t make_entries(struct entry *entries, const uint8_t *const *pieces, const uint64_t *counts, size_t pieces_count)
+{
+	size_t total = 0;
+	for (size_t piece = 0; piece < pieces_count; piece++) {
+		const uint8_t *record = pieces[piece];
+		for (uint64_t i = 0; i < counts[piece]; i++, record += RECORD)
+			entries[total++] = (struct entry){
+				key_high(record), (uint64_t)key_low(record) << ADDRESS_BITS | (uint64_t)(uintptr_t)record};
+	}
+	return total;
+}
+
+void record_sort(uint8_t *out, const uint8_t *const *pieces, const uint64_t *counts, size_t pieces_count, void *scratch)
+{
+	struct entry *entries = scratch;
+	size_t count = make_entries(entries, pieces, counts, pieces_count);
 	sort_from(entries, entries + count, count, 0);
 	for (size_t i = 0; i < count; i++) {
 		if (i + PREFETCH < count)
-			__builtin_prefetch(in + (size_t)entries[i + PREFETCH].index * RECORD);
-		memcpy(out + i * RECORD, in + (size_t)entries[i].index * RECORD, RECORD);
+			__builtin_prefetch(record_of(&entries[i + PREFETCH]));
+		memcpy(out + i * RECORD, record_of(&entries[i]), RECORD);
 	}
-	free(entries);
-	return 0;
 }
 
 /* Number of splitters that are not above the record's key. */
-static uint32_t partition_of(const uint8_t *record, const uint8_t *splitters, size_t partitions)
+static uint32_t partition_of(const uint8_t *record, const struct entry *splitters, size_t partitions)
 {
-	size_t low = 0, high = partitions - 1;
-	while (low < high) {
-		size_t middle = (low + high) / 2;
-		if (memcmp(splitters + middle * KEY, record, KEY) <= 0)
-			low = middle + 1;
+	uint64_t high = key_high(record), low = key_low(record);
+	size_t below = 0, above = partitions - 1;
+	while (below < above) {
+		size_t middle = (below + above) / 2;
+		const struct entry *splitter = &splitters[middle];
+		if (splitter->high < high || (splitter->high == high && splitter->rest <= low))
+			below = middle + 1;
 		else
-			high = middle;
+			above = middle;
 	}
-	return (uint32_t)low;
+	return (uint32_t)below;
 }
 
 int record_partition(uint8_t *out, const uint8_t *in, size_t count, const uint8_t *splitters, size_t partitions,
@@ -111,21 +126,24 @@ int record_partition(uint8_t *out, const uint8_t *in, size_t count, const uint8_
 {
 	uint32_t *owners = malloc((count + 1) * sizeof *owners);
 	uint64_t *at = calloc(partitions + 1, sizeof *at);
-	if (!owners || !at) {
-		free(owners);
-		free(at);
-		return -1;
-	}
+	struct entry *keys = malloc(partitions * sizeof *keys);
+	int failed = !owners || !at || !keys;
+	if (failed)
+		goto out;
+	for (size_t p = 0; p + 1 < partitions; p++)
+		keys[p] = (struct entry){key_high(splitters + p * KEY), key_low(splitters + p * KEY)};
 	memset(counts, 0, partitions * sizeof *counts);
 	for (size_t i = 0; i < count; i++) {
-		owners[i] = partition_of(in + i * RECORD, splitters, partitions);
+		owners[i] = partition_of(in + i * RECORD, keys, partitions);
 		counts[owners[i]]++;
 	}
 	for (size_t p = 0; p < partitions; p++)
 		at[p + 1] = at[p] + counts[p];
 	for (size_t i = 0; i < count; i++)
 		memcpy(out + at[owners[i]]++ * RECORD, in + i * RECORD, RECORD);
+out:
 	free(owners);
 	free(at);
-	return 0;
+	free(keys);
+	return failed ? -1 : 0;
 }

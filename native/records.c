@@ -7,9 +7,10 @@
 
 #include "crc32c.h"
 
-enum { RAW_KEY_BYTES = 24, RECORD_BYTES_MAX = (int)sizeof(struct record) + UNITS_MAX * 4 };
+enum { RAW_KEY_BYTES = 24, FINISHED_KEY_BYTES = 28, RECORD_BYTES_MAX = (int)sizeof(struct record) + UNITS_MAX * 4 };
 
-static const char *const table_names[TABLE_COUNT] = {"committed", "pending", "groups", "targets", "info"};
+static const char *const table_names[TABLE_COUNT] = {"committed", "pending", "groups", "targets", "finished",
+					       "info"};
 
 static void encode_key(const struct key *key, uint8_t raw[RAW_KEY_BYTES])
 {
@@ -43,7 +44,7 @@ static int check_format(struct records *records, MDB_txn *txn)
 	if (value.mv_size != sizeof found)
 		return STATUS_CORRUPT;
 	memcpy(&found, value.mv_data, sizeof found);
-	return found == format ? 0 : MDB_VERSION_MISMATCH;
+	return found == format ? 0 : STATUS_FORMAT;
 }
 
 static int open_tables(struct records *records)
@@ -92,6 +93,8 @@ void records_close(struct records *records)
 
 const char *records_message(int status)
 {
+	if (status == STATUS_FORMAT)
+		return "another release wrote them in another format";
 	return status == STATUS_CORRUPT ? "a record does not parse or its checksum differs" : mdb_strerror(status);
 }
 
@@ -149,6 +152,9 @@ int records_decode(const MDB_val *raw_key, const MDB_val *raw, struct key *key, 
 	loaded->modified_us = head.modified_us;
 	loaded->length = head.length;
 	loaded->crc32c = head.crc32c;
+	loaded->ticket.sequence = head.sequence;
+	loaded->ticket.channel = head.channel;
+	memcpy(loaded->ticket.client, head.client, sizeof head.client);
 	memcpy(loaded->crcs, units, units_bytes);
 	id->class_index = head.class_index;
 	id->block = head.block;
@@ -209,7 +215,10 @@ int records_put(struct records *records, MDB_txn *txn, enum record_table table, 
 		.crc32c = state->crc32c,
 		.chunk_bytes = state->chunk_bytes,
 		.flags = state->flags,
+		.channel = state->ticket.channel,
+		.sequence = state->ticket.sequence,
 	};
+	memcpy(head.client, state->ticket.client, sizeof head.client);
 	encode_key(key, raw);
 	head.record_crc = record_crc(raw, head, state->crcs, units);
 	MDB_val raw_key = {sizeof raw, raw}, value = {sizeof head + units, NULL};
@@ -249,10 +258,98 @@ int records_put_target(struct records *records, MDB_txn *txn, uint64_t target, u
 	return mdb_put(txn, records->tables[TABLE_TARGETS], &key, &value, 0);
 }
 
+static int delete_finished(struct records *records, MDB_txn *txn, uint64_t target)
+{
+	MDB_cursor *cursor;
+	struct engine_finished found;
+	int status = mdb_cursor_open(txn, records->tables[TABLE_FINISHED], &cursor);
+	if (status)
+		return status;
+	while (!(status = records_seek_finished(cursor, target, NULL, false, &found)))
+		if ((status = mdb_cursor_del(cursor, 0)))
+			break;
+	mdb_cursor_close(cursor);
+	return status == MDB_NOTFOUND ? 0 : status;
+}
+
 int records_delete_target(struct records *records, MDB_txn *txn, uint64_t target)
 {
 	uint64_t raw = htobe64(target);
 	MDB_val key = {sizeof raw, &raw};
 	int status = mdb_del(txn, records->tables[TABLE_TARGETS], &key, NULL);
-	return status == MDB_NOTFOUND ? 0 : status;
+	return status && status != MDB_NOTFOUND ? status : delete_finished(records, txn, target);
+}
+
+static void encode_finished_key(uint64_t target, const struct engine_ticket *ticket, uint8_t raw[FINISHED_KEY_BYTES])
+{
+	uint64_t target_raw = htobe64(target);
+	uint32_t channel_raw = htobe32(ticket->channel);
+	memcpy(raw, &target_raw, 8);
+	memcpy(raw + 8, ticket->client, 16);
+	memcpy(raw + 24, &channel_raw, 4);
+}
+
+int records_put_finished(struct records *records, MDB_txn *txn, const struct engine_finished *finished)
+{
+	uint8_t raw[FINISHED_KEY_BYTES];
+	struct finished_record record = {
+		.sequence = finished->ticket.sequence,
+		.version = finished->version,
+		.chain_version = finished->chain_version,
+		.finished_us = finished->finished_us,
+		.length = finished->length,
+		.crc32c = finished->crc32c,
+	}, known;
+	MDB_dbi table = records->tables[TABLE_FINISHED];
+	encode_finished_key(finished->target, &finished->ticket, raw);
+	MDB_val key = {sizeof raw, raw}, value;
+	int status = mdb_get(txn, table, &key, &value);
+	if (status && status != MDB_NOTFOUND)
+		return status;
+	if (!record.sequence)
+		return status ? 0 : mdb_del(txn, table, &key, NULL);
+	if (!status && value.mv_size == sizeof known) {
+		memcpy(&known, value.mv_data, sizeof known);
+		if (known.sequence > record.sequence)
+			return 0;
+	}
+	value = (MDB_val){sizeof record, &record};
+	return mdb_put(txn, table, &key, &value, 0);
+}
+
+static int decode_finished(const MDB_val *raw_key, const MDB_val *raw, struct engine_finished *found)
+{
+	struct finished_record record;
+	uint32_t channel;
+	if (raw_key->mv_size != FINISHED_KEY_BYTES || raw->mv_size != sizeof record)
+		return STATUS_CORRUPT;
+	memset(found, 0, sizeof *found);
+	memcpy(&record, raw->mv_data, sizeof record);
+	memcpy(&found->target, raw_key->mv_data, 8);
+	memcpy(found->ticket.client, (const uint8_t *)raw_key->mv_data + 8, 16);
+	memcpy(&channel, (const uint8_t *)raw_key->mv_data + 24, 4);
+	found->target = be64toh(found->target);
+	found->ticket.channel = be32toh(channel);
+	found->ticket.sequence = record.sequence;
+	found->version = record.version;
+	found->chain_version = record.chain_version;
+	found->finished_us = record.finished_us;
+	found->length = record.length;
+	found->crc32c = record.crc32c;
+	return 0;
+}
+
+int records_seek_finished(MDB_cursor *cursor, uint64_t target, const struct engine_ticket *after, bool next,
+			  struct engine_finished *found)
+{
+	static const struct engine_ticket first;
+	uint8_t wanted[FINISHED_KEY_BYTES];
+	encode_finished_key(target, after ? after : &first, wanted);
+	MDB_val raw_key = {sizeof wanted, wanted}, raw;
+	int status = mdb_cursor_get(cursor, &raw_key, &raw, next ? MDB_NEXT : MDB_SET_RANGE);
+	if (!status && !next && after && raw_key.mv_size == sizeof wanted && !memcmp(raw_key.mv_data, wanted, sizeof wanted))
+		status = mdb_cursor_get(cursor, &raw_key, &raw, MDB_NEXT);
+	if (!status)
+		status = decode_finished(&raw_key, &raw, found);
+	return !status && found->target != target ? MDB_NOTFOUND : status;
 }

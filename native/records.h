@@ -1,13 +1,15 @@
-/* The engine's records: an LMDB environment with five tables.
+/* The engine's records: an LMDB environment with six tables.
  *
  *   committed  key -> state      key: BE64 target, 16 bytes chunk id, so that a target's chunks sort by id
  *   pending    key -> state      the update that is in flight on a chunk
  *   groups     BE32 class, BE64 index -> `stored` bitmap of the group, 4 little-endian words
  *   targets    BE64 target -> 1 byte: 0 in use, 1 being dropped
+ *   finished   BE64 target, 16 bytes client, BE32 channel -> `struct finished_record`: the newest committed update
  *   info       "format" -> LE32, of the layout described here
  *
  * A state is a `struct record` (little-endian) followed by one LE32 CRC32C a unit. All changes of one group commit
- * share a transaction: records and bitmaps never disagree. Reads use one read transaction, under the engine's lock. */
+ * share a transaction: records and bitmaps never disagree, and what is committed is in `finished`. Reads use one read
+ * transaction, under the engine's lock. */
 #ifndef THREEFS_RECORDS_H
 #define THREEFS_RECORDS_H
 
@@ -15,19 +17,26 @@
 
 #include "chunks.h"
 
-enum { RECORDS_FORMAT = 1 };
-enum record_table { TABLE_COMMITTED, TABLE_PENDING, TABLE_GROUPS, TABLE_TARGETS, TABLE_INFO, TABLE_COUNT };
+enum { RECORDS_FORMAT = 2 };
+enum record_table { TABLE_COMMITTED, TABLE_PENDING, TABLE_GROUPS, TABLE_TARGETS, TABLE_FINISHED, TABLE_INFO, TABLE_COUNT };
 
 struct record {
 	uint64_t version, chain_version, modified_us;
 	uint64_t block;
 	uint32_t class_index; /* NO_PLACE: no block */
 	uint32_t length, stored_bytes, crc32c, chunk_bytes, flags;
-	uint32_t reserved;
+	uint32_t channel; /* with sequence and client: the ticket of the update */
 	uint32_t record_crc; /* CRC32C of key, this struct with 0 here, and the units' CRCs */
+	uint64_t sequence;
+	uint8_t client[16];
 };
 
-enum { NO_PLACE = UINT32_MAX, STATUS_CORRUPT = -1 };
+struct finished_record {
+	uint64_t sequence, version, chain_version, finished_us;
+	uint32_t length, crc32c;
+};
+
+enum { NO_PLACE = UINT32_MAX, STATUS_CORRUPT = -1, STATUS_FORMAT = -2 };
 
 struct records {
 	MDB_env *env;
@@ -62,5 +71,10 @@ int records_put_group(struct records *records, MDB_txn *txn, uint32_t class_inde
 		      const uint64_t stored[GROUP_WORDS]);
 int records_put_target(struct records *records, MDB_txn *txn, uint64_t target, uint8_t dropping);
 int records_delete_target(struct records *records, MDB_txn *txn, uint64_t target);
+/* Keeps what is stored if that is of a later update; sequence 0 deletes. */
+int records_put_finished(struct records *records, MDB_txn *txn, const struct engine_finished *finished);
+/* First record of the target behind `after` (NULL: at all), with `next` the following one; MDB_NOTFOUND at the end. */
+int records_seek_finished(MDB_cursor *cursor, uint64_t target, const struct engine_ticket *after, bool next,
+			  struct engine_finished *found);
 
 #endif

@@ -38,7 +38,9 @@ READ_RELAXED: Final = 1  # the last committed state will do, even if a newer one
 READ_FLAGS: Final = READ_RELAXED
 
 UPDATE_SYNC: Final = 1  # for a target that is being filled: REPLACE or REMOVE whatever it has
-UPDATE_FLAGS: Final = UPDATE_SYNC
+UPDATE_OWN: Final = 2  # started by the sending daemon, which finishes or copies a state: client, sequence and channel
+# name the update that made the state, and are not judged
+UPDATE_FLAGS: Final = UPDATE_SYNC | UPDATE_OWN
 
 KIND_WRITE, KIND_REPLACE, KIND_TRUNCATE, KIND_EXTEND, KIND_REMOVE = range(1, 6)
 _KINDS_WITH_DATA: Final = (KIND_WRITE, KIND_REPLACE)

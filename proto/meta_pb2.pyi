@@ -94,14 +94,16 @@ class InodeReply(_message.Message):
     def __init__(self, inode: _Optional[_Union[Inode, _Mapping]] = ...) -> None: ...
 
 class StatRequest(_message.Message):
-    __slots__ = ("header", "at", "follow")
+    __slots__ = ("header", "at", "follow", "bare")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    BARE_FIELD_NUMBER: _ClassVar[int]
     header: Header
     at: At
     follow: bool
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., at: _Optional[_Union[At, _Mapping]] = ..., follow: _Optional[bool] = ...) -> None: ...
+    bare: bool
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., at: _Optional[_Union[At, _Mapping]] = ..., follow: _Optional[bool] = ..., bare: _Optional[bool] = ...) -> None: ...
 
 class BatchStatRequest(_message.Message):
     __slots__ = ("header", "items", "follow")
@@ -487,12 +489,14 @@ class SessionRef(_message.Message):
     def __init__(self, inode: _Optional[int] = ..., session: _Optional[bytes] = ...) -> None: ...
 
 class PruneSessionsRequest(_message.Message):
-    __slots__ = ("header", "sessions")
+    __slots__ = ("header", "sessions", "settled")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
     header: Header
     sessions: _containers.RepeatedCompositeFieldContainer[SessionRef]
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., sessions: _Optional[_Iterable[_Union[SessionRef, _Mapping]]] = ...) -> None: ...
+    settled: bool
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., sessions: _Optional[_Iterable[_Union[SessionRef, _Mapping]]] = ..., settled: _Optional[bool] = ...) -> None: ...
 
 class PruneSessionsReply(_message.Message):
     __slots__ = ("removed",)

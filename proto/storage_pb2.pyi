@@ -34,25 +34,43 @@ class QueryLastChunkReply(_message.Message):
     chunk_count: int
     def __init__(self, index: _Optional[int] = ..., length: _Optional[int] = ..., chunk_count: _Optional[int] = ...) -> None: ...
 
-class RemoveChunksRequest(_message.Message):
-    __slots__ = ("at", "inode", "first", "last", "limit", "client", "channel", "sequence")
+class SeenChunk(_message.Message):
+    __slots__ = ("number", "ticket")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    ticket: Ticket
+    def __init__(self, number: _Optional[int] = ..., ticket: _Optional[_Union[Ticket, _Mapping]] = ...) -> None: ...
+
+class FindChunksRequest(_message.Message):
+    __slots__ = ("at", "inode", "first", "last", "limit")
     AT_FIELD_NUMBER: _ClassVar[int]
     INODE_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
-    CLIENT_FIELD_NUMBER: _ClassVar[int]
-    CHANNEL_FIELD_NUMBER: _ClassVar[int]
-    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     at: ChainTarget
     inode: int
     first: int
     last: int
     limit: int
-    client: bytes
-    channel: int
-    sequence: int
-    def __init__(self, at: _Optional[_Union[ChainTarget, _Mapping]] = ..., inode: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ..., limit: _Optional[int] = ..., client: _Optional[bytes] = ..., channel: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
+    def __init__(self, at: _Optional[_Union[ChainTarget, _Mapping]] = ..., inode: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class FindChunksReply(_message.Message):
+    __slots__ = ("chunks",)
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    chunks: _containers.RepeatedCompositeFieldContainer[SeenChunk]
+    def __init__(self, chunks: _Optional[_Iterable[_Union[SeenChunk, _Mapping]]] = ...) -> None: ...
+
+class RemoveChunksRequest(_message.Message):
+    __slots__ = ("at", "inode", "chunks")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    at: ChainTarget
+    inode: int
+    chunks: _containers.RepeatedCompositeFieldContainer[SeenChunk]
+    def __init__(self, at: _Optional[_Union[ChainTarget, _Mapping]] = ..., inode: _Optional[int] = ..., chunks: _Optional[_Iterable[_Union[SeenChunk, _Mapping]]] = ...) -> None: ...
 
 class RemoveChunksReply(_message.Message):
     __slots__ = ("removed",)
@@ -60,8 +78,40 @@ class RemoveChunksReply(_message.Message):
     removed: int
     def __init__(self, removed: _Optional[int] = ...) -> None: ...
 
+class TruncateChunkRequest(_message.Message):
+    __slots__ = ("at", "inode", "chunk", "length", "chunk_bytes", "ticket")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    INODE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    at: ChainTarget
+    inode: int
+    chunk: SeenChunk
+    length: int
+    chunk_bytes: int
+    ticket: Ticket
+    def __init__(self, at: _Optional[_Union[ChainTarget, _Mapping]] = ..., inode: _Optional[int] = ..., chunk: _Optional[_Union[SeenChunk, _Mapping]] = ..., length: _Optional[int] = ..., chunk_bytes: _Optional[int] = ..., ticket: _Optional[_Union[Ticket, _Mapping]] = ...) -> None: ...
+
+class TruncateChunkReply(_message.Message):
+    __slots__ = ("changed",)
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    changed: bool
+    def __init__(self, changed: _Optional[bool] = ...) -> None: ...
+
+class Ticket(_message.Message):
+    __slots__ = ("client", "channel", "sequence")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    client: bytes
+    channel: int
+    sequence: int
+    def __init__(self, client: _Optional[bytes] = ..., channel: _Optional[int] = ..., sequence: _Optional[int] = ...) -> None: ...
+
 class ChunkRecord(_message.Message):
-    __slots__ = ("inode", "number", "committed", "committed_chain_version", "length", "crc32c", "pending", "pending_chain_version", "pending_length", "pending_crc32c", "pending_remove", "chunk_bytes", "modified_us")
+    __slots__ = ("inode", "number", "committed", "committed_chain_version", "length", "crc32c", "pending", "pending_chain_version", "pending_length", "pending_crc32c", "pending_remove", "chunk_bytes", "modified_us", "ticket", "pending_ticket")
     INODE_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +125,8 @@ class ChunkRecord(_message.Message):
     PENDING_REMOVE_FIELD_NUMBER: _ClassVar[int]
     CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     MODIFIED_US_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    PENDING_TICKET_FIELD_NUMBER: _ClassVar[int]
     inode: int
     number: int
     committed: int
@@ -88,7 +140,9 @@ class ChunkRecord(_message.Message):
     pending_remove: bool
     chunk_bytes: int
     modified_us: int
-    def __init__(self, inode: _Optional[int] = ..., number: _Optional[int] = ..., committed: _Optional[int] = ..., committed_chain_version: _Optional[int] = ..., length: _Optional[int] = ..., crc32c: _Optional[int] = ..., pending: _Optional[int] = ..., pending_chain_version: _Optional[int] = ..., pending_length: _Optional[int] = ..., pending_crc32c: _Optional[int] = ..., pending_remove: _Optional[bool] = ..., chunk_bytes: _Optional[int] = ..., modified_us: _Optional[int] = ...) -> None: ...
+    ticket: Ticket
+    pending_ticket: Ticket
+    def __init__(self, inode: _Optional[int] = ..., number: _Optional[int] = ..., committed: _Optional[int] = ..., committed_chain_version: _Optional[int] = ..., length: _Optional[int] = ..., crc32c: _Optional[int] = ..., pending: _Optional[int] = ..., pending_chain_version: _Optional[int] = ..., pending_length: _Optional[int] = ..., pending_crc32c: _Optional[int] = ..., pending_remove: _Optional[bool] = ..., chunk_bytes: _Optional[int] = ..., modified_us: _Optional[int] = ..., ticket: _Optional[_Union[Ticket, _Mapping]] = ..., pending_ticket: _Optional[_Union[Ticket, _Mapping]] = ...) -> None: ...
 
 class ListChunksRequest(_message.Message):
     __slots__ = ("target", "inode_begin", "number_begin", "inode_end", "limit")

@@ -18,3 +18,5 @@ class Storage:
     SYNC_START = Method("Storage", "SyncStart", 0x040B, pb.SyncStartRequest, pb.SyncStartReply)
     SYNC_DONE = Method("Storage", "SyncDone", 0x040C, pb.SyncDoneRequest, pb.SyncDoneReply)
     REPAIR_CHUNK = Method("Storage", "RepairChunk", 0x040D, pb.RepairChunkRequest, pb.RepairChunkReply)
+    FIND_CHUNKS = Method("Storage", "FindChunks", 0x040E, pb.FindChunksRequest, pb.FindChunksReply)
+    TRUNCATE_CHUNK = Method("Storage", "TruncateChunk", 0x040F, pb.TruncateChunkRequest, pb.TruncateChunkReply)

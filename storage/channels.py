@@ -2,32 +2,29 @@
 
 Called by the write path on every replica of a chain, so that a new head knows what the old one had done. The one
 rule: an update is carried out at most once for one sequence number, and never after a later one on its channel.
-Kept in memory; a target that is filled takes over its predecessor's records (`export`, `absorb`), one that
-leaves the chain forgets them (`clear`), because chain versions fence what was sent before.
+
+A sender has one update under way on a channel and numbers them upwards, so the newest one of each channel is all that
+can come again, whatever others wrote to the chunk, or removed, in between. What is finished is remembered by the
+engine, in one piece with the commit; what is not is a pending state, which carries its ticket. So neither a restart of
+all replicas nor a chunk that is gone makes a retry look new. A target that is filled takes over its predecessor's
+records before it serves (`export`, `absorb`). Tried instead: a last ticket, or a few, in each chunk's record; any
+number of other clients' updates may come between an update and its retry, and a removed chunk has no record.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from threefs.client.storage.channels import Ticket
 from threefs.common.errors import Conflict
-from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion
+from threefs.common.ids import ChunkId, ChunkVersion, ClientId
+from threefs.storage.engine import Finished, Outcome
 
 RECORDS_MAX = 65536  # of one target; the least recently used go first
 
 Key = tuple[bytes, int]  # client, channel
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A finished update: what its sender is told, once or again."""
-
-    version: ChunkVersion
-    chain_version: ChainVersion
-    length: int
-    crc32c: int
 
 
 @dataclass(slots=True)
@@ -36,7 +33,6 @@ class Record:
 
     key: Key
     sequence: int
-    chunk: ChunkId | None = None
     version: ChunkVersion = ChunkVersion(0)  # at which it was staged; 0: nowhere yet
     outcome: Outcome | None = None
     done: asyncio.Future[None] | None = None
@@ -48,12 +44,22 @@ class Superseded(Conflict):
     code = 313
 
 
+class ChunkChanged(Conflict):
+    """Somebody changed the chunk since the sender looked at it: it looks again, or leaves the chunk alone."""
+
+    code = 314
+
+
 class Channels:
     """The records of one target."""
 
-    def __init__(self) -> None:
+    def __init__(self, finished: Iterable[Finished] = (), *, forget: Callable[[Key], None] = lambda key: None) -> None:
+        """`finished`: what the engine remembers, the oldest first; `forget` tells it what need not be any longer."""
+        self._forget = forget
         self._records: dict[Key, Record] = {}
-        self._unresolved: dict[ChunkId, Record] = {}  # staged, and given up before anybody knew the end
+        self._unresolved: dict[ChunkId, None] = {}  # with a pending state that nobody works on
+        for item in finished:
+            self.absorb(item.ticket, item.outcome)
 
     def admit(self, key: Key, sequence: int) -> tuple[Record, bool]:
         """The record of an update and whether the caller is to carry it out; if not, it waits for `done` if that is
@@ -70,58 +76,51 @@ class Channels:
         record.done = asyncio.get_running_loop().create_future()
         return record, True
 
-    def staged(self, record: Record, chunk: ChunkId, version: ChunkVersion) -> None:
-        record.chunk, record.version = chunk, version
-
     def finish(self, record: Record, outcome: Outcome) -> None:
         """Committed here and on everything behind."""
         record.outcome = outcome
-        if record.chunk is not None and self._unresolved.get(record.chunk) is record:
-            del self._unresolved[record.chunk]
         self._wake(record)
 
-    def committed(self, chunk: ChunkId, outcome: Outcome) -> None:
-        """A chunk's pending state was committed, by whomever: that settles an update given up before."""
-        record = self._unresolved.get(chunk)
-        if record is not None and record.version <= outcome.version:
-            del self._unresolved[chunk]
-            record.outcome = record.outcome or outcome
-
     def forget(self, record: Record) -> None:
-        """Refused without any trace: a retry is a new attempt."""
-        if self._records.get(record.key) is record:
-            del self._records[record.key]
+        """Refused without any trace: a retry is a new attempt, while earlier updates on the channel stay refused."""
+        record.version = ChunkVersion(0)
         self._wake(record)
 
     def give_up(self, record: Record) -> None:
         """Perhaps carried out on some replicas: a retry goes on where this attempt stopped."""
-        if record.chunk is not None:
-            self._unresolved[record.chunk] = record
         self._wake(record)
 
+    def absorb(self, ticket: Ticket, outcome: Outcome) -> None:
+        """An update is finished, whoever did it; ignored if a later one was seen on its channel."""
+        key = (ticket.client, ticket.channel)
+        known = self._records.get(key)
+        if known is not None and known.sequence == ticket.sequence:
+            known.outcome = known.outcome or outcome
+        elif ticket.sequence and (known is None or known.sequence < ticket.sequence):
+            self._records[key] = Record(key, ticket.sequence, outcome=outcome)
+            self._drop_oldest()
+
+    def export(self) -> Iterator[tuple[Ticket, Outcome]]:
+        """Finished updates, least recently used first."""
+        for record in list(self._records.values()):
+            if record.outcome is not None:
+                yield Ticket(ClientId(record.key[0]), record.key[1], record.sequence), record.outcome
+
+    # --- chunks that were left pending -------------------------------------------------------------------------
+
+    def left(self, chunk: ChunkId) -> None:
+        """The chunk was given up while its new state is pending."""
+        self._unresolved[chunk] = None
+
     def unresolved(self) -> list[ChunkId]:
-        """Chunks with a pending state that nobody works on."""
         return list(self._unresolved)
 
     def resolved(self, chunk: ChunkId) -> None:
         """The chunk has no pending state any more."""
         self._unresolved.pop(chunk, None)
 
-    def export(self) -> Iterator[Record]:
-        """Finished updates, least recently used first."""
-        return (record for record in list(self._records.values()) if record.outcome is not None)
-
-    def absorb(self, key: Key, sequence: int, outcome: Outcome) -> None:
-        """A finished update that the predecessor knows of; ignored if a later one was seen here."""
-        known = self._records.get(key)
-        if known is None or known.sequence < sequence:
-            self._records[key] = Record(key, sequence, outcome=outcome)
-            self._drop_oldest()
-
-    def clear(self) -> None:
-        for record in list(self._records.values()):
-            self._wake(record)
-        self._records.clear()
+    def disown(self) -> None:
+        """The target left the chain: what is pending here is decided by the chain, or when the target returns."""
         self._unresolved.clear()
 
     def _wake(self, record: Record) -> None:
@@ -135,3 +134,4 @@ class Channels:
             if self._records[oldest].done is not None:
                 return
             del self._records[oldest]
+            self._forget(oldest)

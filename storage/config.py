@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from threefs.common.config import Config, hot
+from threefs.common.config import Address, Config, hot, local
 
 
 class DiskConfig(Config):
@@ -15,11 +15,11 @@ class DiskConfig(Config):
 
 
 class StorageConfig(Config):
-    cluster_id: str = ""  # empty: whatever mgmtd says
-    node_id: int = Field(ge=1)
-    listen: str = "127.0.0.1:0"
-    mgmtd: list[str] = Field(min_length=1)
-    disks: list[DiskConfig] = Field(min_length=1)
+    cluster_id: str = local("")  # empty: whatever mgmtd says
+    node_id: int = local(ge=1)
+    listen: Address = local("127.0.0.1:0")
+    mgmtd: list[Address] = local(min_length=1)
+    disks: list[DiskConfig] = local(min_length=1)
     disk_check_interval_s: float = hot(3.0, gt=0)
     forward_timeout_s: float = hot(60.0, gt=0)  # an update tries this long to reach the chain's tail
     attempt_timeout_s: float = hot(5.0, gt=0)  # one call to another storage daemon

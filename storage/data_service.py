@@ -6,7 +6,8 @@ at once, so that queues stay short and time-outs mean something.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from threefs.common.errors import Corrupt, ThreefsError, Throttled
 from threefs.common.ids import ChainId
@@ -22,6 +23,8 @@ from threefs.storage.replication import Replicator
 from threefs.storage.targets import RoutingView, TargetSet
 from threefs.storage.update import Op, op_from_request, to_reply
 
+CLIENT_KINDS: Final = (data_plane.KIND_WRITE, data_plane.KIND_EXTEND)  # what cuts or removes names what it has seen
+
 
 class DataService:
     def __init__(
@@ -31,7 +34,7 @@ class DataService:
         targets: TargetSet,
         reader: Reader,
         replicator: Replicator,
-        config: StorageConfig,
+        config: Callable[[], StorageConfig],
     ) -> None:
         self._runtime = runtime
         self._routing = routing
@@ -46,7 +49,7 @@ class DataService:
         return {data_plane.READ: self.read, data_plane.WRITE: self.write, data_plane.UPDATE: self.update}
 
     async def read(self, request: Request) -> Reply:
-        if self._reads >= self._config.batches_in_flight_max:
+        if self._reads >= self._config().batches_in_flight_max:
             raise Throttled(f"{self._reads} read batches are in flight here")
         self._reads += 1
         began = self._runtime.now()
@@ -57,7 +60,7 @@ class DataService:
             metrics.READ_SECONDS.observe(self._runtime.now() - began)
 
     async def write(self, request: Request) -> Reply:
-        if self._writes >= self._config.batches_in_flight_max:
+        if self._writes >= self._config().batches_in_flight_max:
             raise Throttled(f"{self._writes} write batches are in flight here")
         self._writes += 1
         try:
@@ -75,6 +78,8 @@ class DataService:
             items = data_plane.unpack_updates(request.body, len(request.data))
         except data_plane.Malformed as exc:
             raise Corrupt(f"from {request.peer}: {exc}") from exc
+        if from_client and any(item.flags or item.kind not in CLIENT_KINDS for item in items):
+            raise Corrupt(f"from {request.peer}: a client's updates write or extend, and have no flags")
         await self._catch_up(items)
         ops, answers = self._take(items, request.data)
         await self._replicator.carry_out(ops, from_client=from_client)

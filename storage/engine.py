@@ -11,6 +11,8 @@ that it stores with each state. It keeps these promises:
   group, and a crash in between leaves the chunk pending again, never the older state alone;
 * after any crash `open` finds every staged state that was acknowledged, committed or pending, and says what it
   dropped;
+* a commit remembers the update's ticket with its outcome (`Finished`), in one piece with the committed state: after
+  any crash either both are there or the state is pending still, with its ticket;
 * every unit of `unit_bytes(chunk_bytes)` has a CRC32C, checked whenever its bytes are read from the disk;
 * all methods take batches; an error belongs to one operation (`error` of its result) unless the disk is dead,
   which raises `DiskFailed` for everything from then on.
@@ -23,10 +25,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Protocol
 
-import numpy as np
-
+from threefs.client.storage.channels import NOBODY, Ticket
 from threefs.common.errors import Conflict, ThreefsError
 from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, TargetId
 
@@ -81,6 +82,7 @@ class Update:
     length: int = 0  # TRUNCATE, EXTEND
     data: memoryview = field(default_factory=lambda: memoryview(b""))
     crc32c: int | None = None  # of `data`; checked before anything is written
+    ticket: Ticket = NOBODY  # whose update it is; stays with the state, pending and committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,27 @@ class ChunkMeta:
     pending_remove: bool = False
     chunk_bytes: int = 0
     modified_us: int = 0
+    ticket: Ticket = NOBODY  # of the update that made the committed content: what the content can be told apart by
+    pending_ticket: Ticket = NOBODY
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the sender of a finished update is told, once or again."""
+
+    version: ChunkVersion
+    chain_version: ChainVersion
+    length: int
+    crc32c: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The newest committed update of one channel of one client."""
+
+    ticket: Ticket
+    outcome: Outcome
+    finished_us: int  # wall clock of the daemon that remembers it
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,28 +152,6 @@ class ReadResult:
     pending: ChunkVersion = ChunkVersion(0)
     committed_chain_version: ChainVersion = ChainVersion(0)
     error: ThreefsError | None = None
-
-
-# Many reads at once, without an object for each (`ChunkEngine.read_array`); also `struct engine_read` of the native
-# engine. The caller sets target, chunk, offset and bytes; `error` is 0, or any other number if the read failed.
-READ_ARRAY: Final = np.dtype(
-    [
-        ("target", "<u8"),
-        ("chunk", "V16"),  # as `ChunkId.pack` gives it
-        ("buffer", "<u8"),  # the engine's
-        ("offset", "<u4"),
-        ("bytes", "<u4"),
-        ("flags", "<u4"),
-        ("error", "<i4"),
-        ("committed", "<u8"),
-        ("pending", "<u8"),
-        ("chain_version", "<u8"),
-        ("length", "<u4"),
-        ("crc32c", "<u4"),
-        ("detail", "<u8"),
-    ]
-)
-ReadArray = np.ndarray[Any, np.dtype[np.void]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,17 +206,25 @@ class ChunkEngine(Protocol):
 
     async def commit(self, commits: Sequence[Commit]) -> list[ThreefsError | None]: ...
 
+    def finished(self, target: TargetId) -> list[Finished]:
+        """One for each channel whose update was committed or remembered here, the oldest first. Right after `open`;
+        later what reached the disk."""
+        ...
+
+    async def remember(self, target: TargetId, finished: Sequence[Finished]) -> None:
+        """Takes over what was finished elsewhere; durable. Of two on one channel the later sequence stays."""
+        ...
+
+    def forget(self, target: TargetId, tickets: Sequence[Ticket]) -> None:
+        """The channels of these tickets are not remembered any more, once the next group is on the disk."""
+        ...
+
     async def abort(self, target: TargetId, chunk: ChunkId, version: ChunkVersion) -> None:
         """Drops the pending state if it has this version."""
         ...
 
     async def read(self, ops: Sequence[ReadOp]) -> list[ReadResult]:
         """ChecksumMismatch in `error` if a unit's CRC32C differs: the caller repairs from a replica."""
-        ...
-
-    async def read_array(self, reads: ReadArray, data: memoryview) -> None:
-        """Committed content of many pieces into `data`, one after the other, `bytes` apart. Fills in the results;
-        what failed is asked for again with `read`, which gives the exception."""
         ...
 
     def read_frame(

@@ -6,6 +6,7 @@ The one rule: only content whose version, length and CRC32C are those that the c
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from threefs.common.errors import ChecksumMismatch, ThreefsError
 from threefs.common.ids import ChainId, TargetId
@@ -14,6 +15,7 @@ from threefs.common.routing import Chain
 from threefs.native.buffers import buffer
 from threefs.native.checksum import crc32c
 from threefs.proto import data_plane
+from threefs.storage.config import StorageConfig
 from threefs.storage.engine import ChunkMeta, ReadOp
 from threefs.storage.targets import LocalTarget, RoutingView
 
@@ -21,10 +23,10 @@ _log = logging.getLogger(__name__)
 
 
 class Fetcher:
-    def __init__(self, transport: Transport, routing: RoutingView, *, timeout_s: float) -> None:
+    def __init__(self, transport: Transport, routing: RoutingView, config: Callable[[], StorageConfig]) -> None:
         self._transport = transport
         self._routing = routing
-        self._timeout_s = timeout_s
+        self._config = config
 
     async def fetch(self, target: LocalTarget, chain_id: ChainId, meta: ChunkMeta) -> memoryview:
         """The committed content that `meta` describes, from here or any serving replica; ChecksumMismatch if none
@@ -51,7 +53,7 @@ class Fetcher:
         request = data_plane.ReadRequest(other, chain.id, flags, chain.version, meta.chunk.pack(), 0, meta.length)
         address = self._routing.routing.target_address(other)
         body = data_plane.pack_reads([request])
-        reply = await self._transport.call(address, data_plane.READ, body, timeout_s=self._timeout_s)
+        reply = await self._transport.call(address, data_plane.READ, body, timeout_s=self._config().attempt_timeout_s)
         content = memoryview(b"".join(reply.data))
         answers, messages = data_plane.unpack_read_replies(reply.body, 1, len(content))
         (answer,) = data_plane.read_replies(answers)

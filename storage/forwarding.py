@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from threefs.common.errors import (
     Busy,
@@ -46,7 +46,12 @@ class Forwarder:
     """One daemon's way to the successors of its targets."""
 
     def __init__(
-        self, runtime: Runtime, transport: Transport, routing: RoutingView, targets: TargetSet, config: StorageConfig
+        self,
+        runtime: Runtime,
+        transport: Transport,
+        routing: RoutingView,
+        targets: TargetSet,
+        config: Callable[[], StorageConfig],
     ) -> None:
         self._runtime = runtime
         self._transport = transport
@@ -56,7 +61,7 @@ class Forwarder:
 
     async def forward(self, ops: Sequence[Op]) -> None:
         """Gives each open op a `tail_version` or an error; aborts the local state of those taken back."""
-        retry = Retry(self._runtime, self._config.forward_timeout_s, first_s=0.005, most_s=0.5)
+        retry = Retry(self._runtime, self._config().forward_timeout_s, first_s=0.005, most_s=0.5)
         waiting = [op for op in ops if op.is_open]
         while waiting:
             groups: dict[str, Group] = {}
@@ -109,7 +114,7 @@ class Forwarder:
         data: Sequence[memoryview],
     ) -> None:
         """One call; its answers, or that there are none, are noted at the ops."""
-        body, timeout_s = data_plane.pack_updates(requests), self._config.attempt_timeout_s
+        body, timeout_s = data_plane.pack_updates(requests), self._config().attempt_timeout_s
         try:
             reply = await self._transport.call(address, data_plane.UPDATE, body, data, timeout_s=timeout_s)
             answers, messages = data_plane.unpack_update_replies(reply.body, len(ops))
@@ -143,7 +148,7 @@ class Forwarder:
                 op.unsure = True
                 op.error = Timeout(
                     f"chunk {op.chunk} did not reach the tail of chain {op.chain} "
-                    f"within {self._config.forward_timeout_s:g} s"
+                    f"within {self._config().forward_timeout_s:g} s"
                 )
             return
         await retry.pause(Busy("the successor has not answered"))

@@ -13,12 +13,11 @@ import socket
 import struct
 from builtins import list as List
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
+from threefs.client.storage.channels import Ticket
 from threefs.common.errors import (
     BadRequest,
     Busy,
@@ -31,19 +30,19 @@ from threefs.common.errors import (
     ThreefsError,
     Throttled,
 )
-from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, InodeId, TargetId
+from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, ClientId, InodeId, TargetId
 from threefs.native._core import ffi, lib
 from threefs.native.buffers import buffer
 from threefs.proto.data_plane import READ_REPLY_BYTES, READ_REQUEST_BYTES
 from threefs.storage.engine import (
     CHUNK_BYTES_MAX,
-    READ_ARRAY,
     ChunkMeta,
     Commit,
     DiskFailed,
+    Finished,
     FrameAnswer,
     MissingUpdate,
-    ReadArray,
+    Outcome,
     ReadOp,
     ReadResult,
     RecoveryReport,
@@ -54,22 +53,32 @@ from threefs.storage.engine import (
 )
 
 # The descriptors of native/engine.h, field by field; their sizes are compared with the compiler's below.
-_UPDATE: Final = struct.Struct("=Q16sQQQIIIIIIiIIIQ")
+_UPDATE: Final = struct.Struct("=Q16sQQQIIIIIIiIIIQ16sQII")
 _UPDATE_RESULT: Final = struct.Struct("=72xiIIIQ")
 _READ: Final = struct.Struct("=Q16sQIIIiQQQIIQ")
 _READ_RESULT: Final = struct.Struct("=44xiQQQIIQ")
 _COMMIT: Final = struct.Struct("=Q16sQQiIQ")
 _COMMIT_RESULT: Final = struct.Struct("=40xi4xQ")
-_META: Final = struct.Struct("=Q16sQQQQQIIIIIIiI")
+_META: Final = struct.Struct("=Q16sQQQQQIIIIIIiI16sQII16sQII")
+_FINISHED: Final = struct.Struct("=Q16sQIIQQQII")
 _ID: Final = struct.Struct(">QII")
 _GRANT: Final = struct.Struct("=QQII")
 
-for _layout, _name in ((_UPDATE, "update"), (_READ, "read"), (_COMMIT, "commit"), (_META, "meta"), (_GRANT, "grant")):
+for _layout, _name in (
+    (_UPDATE, "update"),
+    (_READ, "read"),
+    (_COMMIT, "commit"),
+    (_META, "meta"),
+    (_GRANT, "grant"),
+    (_FINISHED, "finished"),
+):
     assert _layout.size == ffi.sizeof(f"struct engine_{_name}"), f"engine_{_name} is packed wrongly"
-assert _READ.size == READ_ARRAY.itemsize, "READ_ARRAY is not struct engine_read"
 
 INLINE_BYTES_MAX: Final = 1 << 20  # a batch up to this size is first tried on the event loop's thread, against the
 # page cache: cheaper than waking a thread (60 us for 128 KiB of 4 KiB reads); larger ones would hold the loop up
+
+
+FINISHED_PAGE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +187,37 @@ class NativeEngine:
                 else None
             )
         return results
+
+    def finished(self, target: TargetId) -> List[Finished]:
+        found: List[Finished] = []
+        page = bytearray(_FINISHED.size * FINISHED_PAGE)
+        after: Any = ffi.NULL
+        count = FINISHED_PAGE
+        while count == FINISHED_PAGE:
+            count = lib.engine_list_finished(
+                self._handle(), target, after, FINISHED_PAGE, ffi.from_buffer("struct engine_finished[]", page)
+            )
+            if count < 0:
+                raise self._error(-count, 0, target, ChunkId(InodeId(0), 0), "list of finished updates")
+            found += [_finished(_FINISHED.unpack_from(page, index * _FINISHED.size)) for index in range(count)]
+            if count:
+                last = found[-1].ticket
+                after = ffi.new("struct engine_ticket *", {"client": last.client, "channel": last.channel})
+        return sorted(found, key=lambda item: item.finished_us)
+
+    async def remember(self, target: TargetId, finished: Sequence[Finished]) -> None:
+        self._note_finished(target, finished)
+        await self.sync()
+
+    def forget(self, target: TargetId, tickets: Sequence[Ticket]) -> None:
+        nothing = Outcome(ChunkVersion(0), ChainVersion(0), 0, 0)
+        self._note_finished(target, [Finished(replace(ticket, sequence=0), nothing, 0) for ticket in tickets])
+
+    def _note_finished(self, target: TargetId, finished: Sequence[Finished]) -> None:
+        packed = b"".join([_pack_finished(target, item) for item in finished])
+        code = lib.engine_remember(self._handle(), ffi.from_buffer("struct engine_finished[]", packed), len(finished))
+        if code:
+            raise self._error(code, 0, target, ChunkId(InodeId(0), 0), "note of finished updates")
 
     async def abort(self, target: TargetId, chunk: ChunkId, version: ChunkVersion) -> None:
         await self._order(lib.ENGINE_ABORT, target=target, chunk=chunk.pack(), version=version)
@@ -341,24 +381,6 @@ class NativeEngine:
             self._read_result(op, *_READ_RESULT.unpack_from(packed, index * _READ.size)) for index, op in enumerate(ops)
         ]
 
-    async def read_array(self, reads: ReadArray, data: memoryview) -> None:
-        engine = self._handle()
-        view = ffi.from_buffer(data, require_writable=True)
-        ends = np.cumsum(reads["bytes"], dtype=np.uint64)
-        assert not len(ends) or int(ends[-1]) <= len(view), f"{ends[-1]} bytes do not fit into {len(view)}"
-        reads["buffer"] = ends - reads["bytes"] + np.uint64(int(ffi.cast("uintptr_t", view)))
-        reads["error"] = lib.ENGINE_UNFINISHED
-        descriptors = ffi.from_buffer("struct engine_read[]", reads.view(np.uint8))
-        left = len(reads)
-        if len(view) <= INLINE_BYTES_MAX:
-            left = lib.engine_read_now(engine, descriptors, len(reads))
-        if left:
-            await self._wait(lib.engine_read(engine, descriptors, len(reads)), [descriptors, view])
-        else:
-            _release([descriptors, view])
-        if (reads["error"] == lib.ENGINE_DISK_FAILED).any():
-            self._error(lib.ENGINE_DISK_FAILED, 0, TargetId(0), ChunkId(InodeId(0), 0), "read")
-
     def _read_result(
         self, op: ReadOp, code: int, committed: int, pending: int, chain: int, length: int, crc: int, detail: int
     ) -> ReadResult:
@@ -431,8 +453,34 @@ def _pack_update(packed: bytearray, offset: int, update: Update) -> object:
         0,
         0,
         0,
+        update.ticket.client,
+        update.ticket.sequence,
+        update.ticket.channel,
+        0,
     )
     return view
+
+
+def _pack_finished(target: TargetId, item: Finished) -> bytes:
+    ticket, outcome = item.ticket, item.outcome
+    return _FINISHED.pack(
+        target,
+        ticket.client,
+        ticket.sequence,
+        ticket.channel,
+        0,
+        outcome.version,
+        outcome.chain_version,
+        item.finished_us,
+        outcome.length,
+        outcome.crc32c,
+    )
+
+
+def _finished(fields: tuple[Any, ...]) -> Finished:
+    _, client, sequence, channel, _, version, chain_version, finished_us, length, crc = fields
+    outcome = Outcome(ChunkVersion(version), ChainVersion(chain_version), length, crc)
+    return Finished(Ticket(ClientId(client), channel, sequence), outcome, finished_us)
 
 
 def _meta(fields: tuple[Any, ...]) -> ChunkMeta:
@@ -449,6 +497,8 @@ def _meta(fields: tuple[Any, ...]) -> ChunkMeta:
         pending_crc32c=fields[10],
         pending_remove=bool(fields[11]),
         chunk_bytes=fields[12],
+        ticket=Ticket(ClientId(fields[15]), fields[17], fields[16]),
+        pending_ticket=Ticket(ClientId(fields[19]), fields[21], fields[20]),
     )
 
 

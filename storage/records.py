@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, InodeId
+from threefs.client.storage.channels import NOBODY, Ticket
+from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, ClientId, InodeId
 from threefs.proto import storage_pb2 as pb
 from threefs.storage.engine import ChunkMeta
 
@@ -22,6 +23,8 @@ def chunk_to_proto(meta: ChunkMeta) -> pb.ChunkRecord:
         pending_remove=meta.pending_remove,
         chunk_bytes=meta.chunk_bytes,
         modified_us=meta.modified_us,
+        ticket=ticket_to_proto(meta.ticket),
+        pending_ticket=ticket_to_proto(meta.pending_ticket),
     )
 
 
@@ -39,4 +42,16 @@ def chunk_from_proto(record: pb.ChunkRecord) -> ChunkMeta:
         record.pending_remove,
         record.chunk_bytes,
         record.modified_us,
+        ticket_from_proto(record.ticket),
+        ticket_from_proto(record.pending_ticket),
     )
+
+
+def ticket_to_proto(ticket: Ticket) -> pb.Ticket | None:
+    if ticket == NOBODY:
+        return None
+    return pb.Ticket(client=ticket.client, channel=ticket.channel, sequence=ticket.sequence)
+
+
+def ticket_from_proto(message: pb.Ticket) -> Ticket:
+    return Ticket(ClientId(message.client), message.channel, message.sequence) if message.sequence else NOBODY

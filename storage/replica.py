@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from threefs.client.storage.channels import Ticket
 from threefs.common.errors import NotServing, StaleRouting
 from threefs.common.ids import ChainId, ChainVersion, TargetId
 from threefs.common.routing import Chain, PublicState, Routing
@@ -99,13 +100,16 @@ class SyncAction(enum.Enum):
 def compare(local: ChunkMeta | None, remote: ChunkMeta | None) -> SyncAction:
     """What the predecessor does about one chunk of the target that it fills; `local` has nothing pending.
 
-    Version, length and CRC32C decide: equal ones are equal content, whatever chain version they were committed
-    under (a last-serving target commits under a newer one than its peers).
+    Version, length, CRC32C and ticket decide: equal ones are equal content, whatever chain version they were
+    committed under (a last-serving target commits under a newer one than its peers).
     """
     if local is None or local.committed == 0:
         return SyncAction.REMOVE if remote is not None else SyncAction.SKIP
     assert local.pending == 0, f"chunk {local.chunk} is compared while version {local.pending} is in flight"
     if remote is None or remote.pending:
         return SyncAction.SEND
-    same = (local.committed, local.length, local.crc32c) == (remote.committed, remote.length, remote.crc32c)
-    return SyncAction.SKIP if same else SyncAction.SEND
+    return SyncAction.SKIP if _content_of(local) == _content_of(remote) else SyncAction.SEND
+
+
+def _content_of(meta: ChunkMeta) -> tuple[int, int, int, Ticket]:
+    return meta.committed, meta.length, meta.crc32c, meta.ticket

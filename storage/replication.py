@@ -14,14 +14,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from threefs.client.storage.channels import ChannelPool
+from threefs.client.storage.channels import NOBODY, Ticket
 from threefs.common.errors import Busy, ChecksumMismatch, NotServing, ThreefsError
-from threefs.common.ids import ChainId, ChainVersion, ChunkId, ChunkVersion, ClientId
-from threefs.common.runtime.interface import Runtime
+from threefs.common.ids import ChainId, ChainVersion, ChunkId, ChunkVersion
 from threefs.native.checksum import crc32c
 from threefs.storage import metrics
-from threefs.storage.channels import Outcome
-from threefs.storage.engine import ChunkMeta, MissingUpdate, StaleUpdate, UpdateKind
+from threefs.storage.channels import ChunkChanged
+from threefs.storage.engine import ChunkMeta, MissingUpdate, Outcome, StaleUpdate, UpdateKind
 from threefs.storage.fetch import Fetcher
 from threefs.storage.forwarding import Forwarder
 from threefs.storage.locks import ChunkLocks
@@ -37,7 +36,6 @@ class Replicator:
 
     def __init__(
         self,
-        runtime: Runtime,
         targets: TargetSet,
         forwarder: Forwarder,
         fetcher: Fetcher,
@@ -45,7 +43,6 @@ class Replicator:
         is_fenced: Callable[[], bool],
     ) -> None:
         self.locks = ChunkLocks()
-        self.tickets = ChannelPool(ClientId(runtime.uuid()))  # for updates that this daemon starts itself
         self._targets = targets
         self._forwarder = forwarder
         self._fetcher = fetcher
@@ -60,18 +57,17 @@ class Replicator:
         for op in ops:
             try:
                 self._check(op, from_client=from_client)
-                op.record, is_mine = op.target.channels.admit((op.ticket.client, op.ticket.channel), op.ticket.sequence)
+                is_mine = op.own or _admit(op)
             except ThreefsError as exc:
                 op.error = exc
                 continue
-            op.unsure = is_mine and op.record.version > 0  # an earlier attempt was given up
             (mine if is_mine else joined).append(op)
         try:
             for batch in rounds(mine):
                 await self._carry_out_round(batch, from_client=from_client)
         finally:
             for op in mine:
-                _settle_record(op)
+                _settle(op)
         for op in joined:
             await self._join(op)
 
@@ -132,6 +128,8 @@ class Replicator:
         if op.record is not None and op.record.outcome is not None:  # it was this very update that was pending
             op.outcome = op.record.outcome
             return
+        if op.expected is not None and op.expected != (meta.ticket if meta else NOBODY):
+            raise ChunkChanged(f"chunk {op.chunk} was changed since the request to change it was decided")
         length = meta.length if meta else 0
         if (
             (op.kind is UpdateKind.REMOVE and meta is None)
@@ -205,14 +203,16 @@ class Replicator:
                     continue
                 op.finish()
                 assert op.outcome is not None
-                op.target.channels.committed(op.chunk, op.outcome)
+                op.target.channels.absorb(op.ticket, op.outcome)
+                op.target.channels.resolved(op.chunk)
 
     # --- what the head starts itself; the caller holds the chunk's lock ------------------------------------------
 
     async def roll_forward(self, target: LocalTarget, chain: ChainId, meta: ChunkMeta) -> ChunkMeta | None:
         """Finishes the pending state of a chunk; its new meta, None if it is gone then."""
         metrics.ROLLED_FORWARD.inc()
-        op = self.own_op(target, chain, meta, UpdateKind.REMOVE if meta.pending_remove else UpdateKind.REPLACE)
+        kind = UpdateKind.REMOVE if meta.pending_remove else UpdateKind.REPLACE
+        op = self.own_op(target, chain, meta, kind, meta.pending_ticket)
         op.version, op.length, op.crc, op.whole = meta.pending, meta.pending_length, meta.pending_crc32c, True
         await self._finish_own(op)
         (found,) = await target.engine.query(target.id, [meta.chunk])
@@ -227,7 +227,7 @@ class Replicator:
         if meta is None:
             return 0
         content = await self._fetcher.fetch(target, chain, meta)
-        op = self.own_op(target, chain, meta, UpdateKind.REPLACE)
+        op = self.own_op(target, chain, meta, UpdateKind.REPLACE, meta.ticket)
         op.version = ChunkVersion(meta.committed + 1)
         op.data, op.bytes, op.data_crc, op.whole = content, len(content), crc32c(content), True
         await self._stage([op], from_client=False)
@@ -237,18 +237,18 @@ class Replicator:
         return op.version
 
     async def _finish_own(self, op: Op) -> None:
-        try:
-            await self._forwarder.forward([op])
-            await self._commit([op])
-        finally:
-            self.tickets.give_back(op.ticket)
+        await self._forwarder.forward([op])
+        await self._commit([op])
+        _settle(op)
         if op.error is not None:
             raise op.error
 
-    def own_op(self, target: LocalTarget, chain: ChainId, meta: ChunkMeta, kind: UpdateKind) -> Op:
-        """An update under this daemon's own identity; its ticket has to be given back."""
+    def own_op(
+        self, target: LocalTarget, chain: ChainId, meta: ChunkMeta, kind: UpdateKind, ticket: Ticket = NOBODY
+    ) -> Op:
+        """An update that this daemon starts; `ticket` is that of the update which made the state."""
         place = self._targets.place(target, chain)
-        op = Op(target, chain, meta.chunk, kind, self.tickets.take(), meta.chunk_bytes)
+        op = Op(target, chain, meta.chunk, kind, ticket, meta.chunk_bytes, own=True)
         op.seen_version = place.version
         return op
 
@@ -265,19 +265,30 @@ class Replicator:
 def _note_staged(op: Op, length: int, crc: int) -> None:
     op.staged, op.length, op.crc = True, length, crc
     if op.record is not None:
-        op.target.channels.staged(op.record, op.chunk, op.version)
+        op.record.version = op.version
 
 
-def _settle_record(op: Op) -> None:
-    """What a retry of this op will find."""
-    assert op.record is not None
-    channels = op.target.channels
+def _admit(op: Op) -> bool:
+    """Whether the op is to be carried out here and now; Superseded if its sender has given it up."""
+    op.record, is_mine = op.target.channels.admit((op.ticket.client, op.ticket.channel), op.ticket.sequence)
+    op.unsure = is_mine and op.record.version > 0  # an earlier attempt was given up
+    return is_mine
+
+
+def _settle(op: Op) -> None:
+    """What a retry of this op, or the next one on its chunk, will find."""
+    channels, record = op.target.channels, op.record
+    is_left = op.outcome is None and not op.is_taken_back and (op.staged or (record is not None and record.version > 0))
+    if is_left:
+        channels.left(op.chunk)
+    if record is None:
+        return
     if op.outcome is not None:
-        channels.finish(op.record, op.outcome)
-    elif op.record.version and not op.is_taken_back:
-        channels.give_up(op.record)
+        channels.finish(record, op.outcome)
+    elif is_left:
+        channels.give_up(record)
     else:
-        channels.forget(op.record)
+        channels.forget(record)
 
 
 def _outcome_of(meta: ChunkMeta | None) -> Outcome:

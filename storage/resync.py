@@ -9,7 +9,7 @@ was staged before is in the list, one staged later is forwarded, so none is miss
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from threefs.common.errors import ChecksumMismatch, StaleRouting, ThreefsError, Timeout
 from threefs.common.ids import ChainId, ChainVersion, ChunkId, ChunkVersion
@@ -49,7 +49,7 @@ class Resyncer:
         replicator: Replicator,
         forwarder: Forwarder,
         repairer: Repairer,
-        config: StorageConfig,
+        config: Callable[[], StorageConfig],
     ) -> None:
         self._runtime = runtime
         self._transport = transport
@@ -66,7 +66,7 @@ class Resyncer:
         """Looks for targets to fill, for as long as the daemon lives."""
         while True:
             self.scan()
-            await self._runtime.sleep(self._runtime.jitter(self._config.sync_retry_s))
+            await self._runtime.sleep(self._runtime.jitter(self._config().sync_retry_s))
 
     def scan(self) -> None:
         """Starts what has to be started; called when the map changes, too."""
@@ -86,7 +86,7 @@ class Resyncer:
             metrics.SYNCS_DONE.inc()
         except (ThreefsError, KeyError) as exc:
             _log.warning("chain %d: filling target %s has to start again: %s", place.chain.id, place.successor, exc)
-            await self._runtime.sleep(self._runtime.jitter(self._config.sync_retry_s))
+            await self._runtime.sleep(self._runtime.jitter(self._config().sync_retry_s))
         finally:
             del self._running[place.chain.id]
 
@@ -96,7 +96,7 @@ class Resyncer:
             remote, more = await self._list_remote(place, begin)
             end = after(max(remote)) if more else PAST_LAST_CHUNK
             chunks = sorted({*remote, *await self._list_local(target, begin, end)})
-            for group in _groups(chunks, self._config.sync_batch_chunks):
+            for group in _groups(chunks, self._config().sync_batch_chunks):
                 await self._fill_group(target, place, group, remote)
             begin = end
 
@@ -104,7 +104,7 @@ class Resyncer:
         request = pb.SyncStartRequest(
             at=_at(place), inode_begin=begin.inode, number_begin=begin.number, limit=PAGE
         )  # fmt: skip
-        timeout_s = self._config.attempt_timeout_s
+        timeout_s = self._config().attempt_timeout_s
         reply = await invoke(self._transport, self._address(place), Storage.SYNC_START, request, timeout_s=timeout_s)
         metas = [chunk_from_proto(record) for record in reply.chunks]
         return {meta.chunk: meta for meta in metas}, reply.more
@@ -140,7 +140,7 @@ class Resyncer:
                     remove.append(remote[chunk])
                 else:
                     metrics.SYNC_SKIPPED.inc()
-            for batch in _by_bytes(send, self._config.sync_batch_bytes):
+            for batch in _by_bytes(send, self._config().sync_batch_bytes):
                 await self._send(target, place, batch)
             if remove:
                 await self._remove(target, place, remove)
@@ -155,8 +155,8 @@ class Resyncer:
                 raise result.error
         await self._deliver(target, place, metas, data, UpdateKind.REPLACE)
         metrics.SYNC_SENT.inc(len(metas))
-        if self._config.sync_bytes_per_s:
-            await self._runtime.sleep(sum(map(len, data)) / self._config.sync_bytes_per_s)
+        if self._config().sync_bytes_per_s:
+            await self._runtime.sleep(sum(map(len, data)) / self._config().sync_bytes_per_s)
 
     async def _remove(self, target: LocalTarget, place: Place, metas: Sequence[ChunkMeta]) -> None:
         await self._deliver(target, place, metas, [memoryview(b"")] * len(metas), UpdateKind.REMOVE)
@@ -172,18 +172,16 @@ class Resyncer:
     ) -> None:
         ops: list[Op] = []
         requests: list[UpdateRequest] = []
-        try:
-            for meta, content in zip(metas, data, strict=True):
-                op = self._replicator.own_op(target, place.chain.id, meta, kind)
-                ops.append(op)
-                op.version, op.length, op.crc, op.whole = meta.committed, meta.length, meta.crc32c, True
-                if kind is UpdateKind.REMOVE:
-                    op.version = ChunkVersion(meta.committed + 1)
-                requests.append(op.to_request(place, content if kind is UpdateKind.REPLACE else None))
-            await self._forwarder.deliver(self._address(place), ops, requests, data)
-        finally:
-            for op in ops:
-                self._replicator.tickets.give_back(op.ticket)
+        for meta, content in zip(metas, data, strict=True):
+            op = self._replicator.own_op(target, place.chain.id, meta, kind)
+            ops.append(op)
+            op.version, op.length, op.crc, op.whole = meta.committed, meta.length, meta.crc32c, True
+            if kind is UpdateKind.REMOVE:
+                op.version = ChunkVersion(meta.committed + 1)
+            else:
+                op.ticket = meta.ticket
+            requests.append(op.to_request(place, content if kind is UpdateKind.REPLACE else None))
+        await self._forwarder.deliver(self._address(place), ops, requests, data)
         for op in ops:
             if not op.tail_version:
                 raise op.error or Timeout(f"chunk {op.chunk} did not reach target {place.successor}")
@@ -191,19 +189,18 @@ class Resyncer:
     async def _finish(self, target: LocalTarget, place: Place) -> None:
         channels = [
             pb.ChannelRecord(
-                client=record.key[0],
-                channel=record.key[1],
-                sequence=record.sequence,
-                version=record.outcome.version,
-                chain_version=record.outcome.chain_version,
-                length=record.outcome.length,
-                crc32c=record.outcome.crc32c,
+                client=ticket.client,
+                channel=ticket.channel,
+                sequence=ticket.sequence,
+                version=outcome.version,
+                chain_version=outcome.chain_version,
+                length=outcome.length,
+                crc32c=outcome.crc32c,
             )
-            for record in target.channels.export()
-            if record.outcome is not None
+            for ticket, outcome in target.channels.export()
         ]
         request = pb.SyncDoneRequest(at=_at(place), channels=channels)
-        timeout_s = self._config.attempt_timeout_s
+        timeout_s = self._config().attempt_timeout_s
         await invoke(self._transport, self._address(place), Storage.SYNC_DONE, request, timeout_s=timeout_s)
         _log.info("chain %d: target %s is filled", place.chain.id, place.successor)
 

@@ -7,9 +7,10 @@ nothing is served before the disks are open, and nothing is reported before it c
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from threefs.client.routing import HeartbeatAgent, MgmtdClient, RoutingClient
+from threefs.common.config import overlay
 from threefs.common.errors import ThreefsError
 from threefs.common.ids import NodeId
 from threefs.common.net.interface import Carrier, Handler, Server
@@ -52,7 +53,7 @@ class StorageServer:
         release: str = "",
         handlers: Mapping[int, Handler] | None = None,  # served along (the Core service)
     ) -> None:
-        self.config = config
+        self.config = self._file_config = config
         self.address = config.listen
         self._runtime = runtime
         self._carrier = carrier
@@ -90,6 +91,7 @@ class StorageServer:
             release=self._release,
             routing=self.routing,
             targets=self.targets.statuses,
+            on_config=self.take_config,
         )
         await self._check_disks()
         self.targets.follow()
@@ -108,19 +110,19 @@ class StorageServer:
             self.routing,
             self._disks,
             on_change=self._on_change,
-            low_space_permille=self.config.low_space_permille,
+            config=self._in_force,
         )
         runtime, transport, routing, targets = self._runtime, self._transport, self.routing, self.targets
-        forwarder = Forwarder(runtime, transport, routing, targets, self.config)
-        fetcher = Fetcher(transport, routing, timeout_s=self.config.attempt_timeout_s)
-        self._replicator = Replicator(runtime, targets, forwarder, fetcher, is_fenced=self._is_fenced)
+        forwarder = Forwarder(runtime, transport, routing, targets, self._in_force)
+        fetcher = Fetcher(transport, routing, self._in_force)
+        self._replicator = Replicator(targets, forwarder, fetcher, is_fenced=self._is_fenced)
         repairer = Repairer(runtime, transport, routing, targets, self._replicator)
         self._resyncer = Resyncer(
-            runtime, transport, routing, targets, self._replicator, forwarder, repairer, self.config
+            runtime, transport, routing, targets, self._replicator, forwarder, repairer, self._in_force
         )
         reader = Reader(targets, is_fenced=self._is_fenced, on_damage=repairer.report)
-        data = DataService(runtime, routing, targets, reader, self._replicator, self.config)
-        control = StorageService(routing, targets, self._replicator, repairer)
+        data = DataService(runtime, routing, targets, reader, self._replicator, self._in_force)
+        control = StorageService(runtime, routing, targets, self._replicator, repairer, is_fenced=self._is_fenced)
         handlers = {**self._handlers, **data.handlers(), **bind(control, Storage)}
         self._server = self._carrier.server(self.config.listen, handlers)
 
@@ -136,6 +138,15 @@ class StorageServer:
         for disk in self._disks:
             await disk.engine.close()
         await self._transport.close()
+
+    def take_config(self, text: str, version: int) -> Sequence[str]:
+        """Takes over the hot keys of a new cluster configuration; returns those that wait for a restart."""
+        taken = overlay(self.config, text, where=f"cluster configuration {version}", file=self._file_config)
+        self.config = taken.config
+        return taken.waiting
+
+    def _in_force(self) -> StorageConfig:
+        return self.config
 
     def _node(self) -> Node:
         return Node(

@@ -6,21 +6,27 @@ version and state as the data plane; what is for operators names a target and lo
 
 from __future__ import annotations
 
-from threefs.common.errors import BadRequest, Busy, Conflict, NotCommitted, NotServing
-from threefs.common.ids import ChainId, ChainVersion, ChunkId, ChunkVersion, InodeId, TargetId
+from collections.abc import Callable
+
+from threefs.client.storage.channels import NOBODY, Ticket
+from threefs.common.errors import BadRequest, Conflict, NotCommitted, NotServing
+from threefs.common.ids import ChainId, ChainVersion, ChunkId, ChunkVersion, ClientId, InodeId, TargetId
 from threefs.common.net.interface import Request
 from threefs.common.routing import PublicState
+from threefs.common.runtime.interface import Runtime
 from threefs.native.buffers import buffer
 from threefs.proto import storage_pb2 as pb
-from threefs.storage.channels import Outcome
+from threefs.proto.data_plane import CHUNK_BYTES_MAX
+from threefs.storage.channels import ChunkChanged
 from threefs.storage.data_service import refresh_quietly
-from threefs.storage.engine import ChunkMeta, DiskFailed, ReadOp, UpdateKind
-from threefs.storage.records import chunk_to_proto
+from threefs.storage.engine import ChunkMeta, DiskFailed, Finished, Outcome, ReadOp, UpdateKind
+from threefs.storage.records import chunk_to_proto, ticket_from_proto, ticket_to_proto
 from threefs.storage.repair import Repairer
 from threefs.storage.replica import Place, check_serving, check_version, check_write
 from threefs.storage.replication import Replicator
 from threefs.storage.state import Phase
 from threefs.storage.targets import PAST_LAST_CHUNK, LocalTarget, RoutingView, TargetSet, after
+from threefs.storage.update import Op
 
 PAGE_MAX = 4096
 REMOVE_MAX = 1024
@@ -29,7 +35,18 @@ REMOVE_MAX = 1024
 class StorageService:
     """Serves `threefs.proto.storage_rpc.Storage`."""
 
-    def __init__(self, routing: RoutingView, targets: TargetSet, replicator: Replicator, repairer: Repairer) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        routing: RoutingView,
+        targets: TargetSet,
+        replicator: Replicator,
+        repairer: Repairer,
+        *,
+        is_fenced: Callable[[], bool],
+    ) -> None:
+        self._is_fenced = is_fenced
+        self._runtime = runtime
         self._routing = routing
         self._targets = targets
         self._replicator = replicator
@@ -45,6 +62,11 @@ class StorageService:
         place = self._targets.place(target, at.chain)
         check_version(place, at.chain_version)
         return target, place
+
+    def _check_fence(self) -> None:
+        """Called after the engine has answered: the chain may have gone on without this daemon meanwhile."""
+        if self._is_fenced():
+            raise NotServing("this daemon cannot reach mgmtd: it says nothing about the chain's chunks")
 
     # --- chunks of a chain ---------------------------------------------------------------------------------------
 
@@ -65,44 +87,58 @@ class StorageService:
                     reply.index, reply.length = meta.chunk.number, meta.length
                     reply.chunk_count += 1
             if len(page) < PAGE_MAX:
+                self._check_fence()
                 return reply
             begin = after(page[-1].chunk)
 
-    async def remove_chunks(self, message: pb.RemoveChunksRequest, request: Request) -> pb.RemoveChunksReply:
+    async def find_chunks(self, message: pb.FindChunksRequest, request: Request) -> pb.FindChunksReply:
         target, place = await self._locate(message.at)
         check_write(place, target.life.phase)
-        record, is_mine = target.channels.admit((message.client, message.channel), message.sequence)
-        if not is_mine:
-            if record.done is not None:
-                await record.done
-            if record.outcome is None:
-                raise Busy("an earlier attempt to remove these chunks failed; try again")
-            return pb.RemoveChunksReply(removed=record.outcome.length)
-        try:
-            removed = await self._remove_chunks(message, target, place)
-        except BaseException:
-            target.channels.forget(record)
-            raise
-        target.channels.finish(record, Outcome(ChunkVersion(0), place.version, removed, 0))
-        return pb.RemoveChunksReply(removed=removed)
-
-    async def _remove_chunks(self, message: pb.RemoveChunksRequest, target: LocalTarget, place: Place) -> int:
         inode = InodeId(message.inode)
         if message.last > 1 << 32 or message.limit < 1:
             raise BadRequest(f"chunks {message.first} to {message.last}, {message.limit} at most: out of range")
         end = ChunkId(InodeId(inode + 1), 0) if message.last == 1 << 32 else ChunkId(inode, message.last)
         limit = min(message.limit, REMOVE_MAX)
         page = await target.engine.list(target.id, ChunkId(inode, message.first), end, limit=limit)
-        ops = [self._replicator.own_op(target, place.chain.id, meta, UpdateKind.REMOVE) for meta in page]
-        try:
-            await self._replicator.carry_out(ops, from_client=True)
-        finally:
-            for op in ops:
-                self._replicator.tickets.give_back(op.ticket)
+        self._check_fence()
+        tickets = [meta.pending_ticket if meta.pending else meta.ticket for meta in page]
+        return pb.FindChunksReply(
+            chunks=[
+                pb.SeenChunk(number=meta.chunk.number, ticket=ticket_to_proto(ticket))
+                for meta, ticket in zip(page, tickets, strict=True)
+            ]
+        )
+
+    async def remove_chunks(self, message: pb.RemoveChunksRequest, request: Request) -> pb.RemoveChunksReply:
+        target, place = await self._locate(message.at)
+        check_write(place, target.life.phase)
+        if len(message.chunks) > REMOVE_MAX:
+            raise BadRequest(f"{len(message.chunks)} chunks at once, at most {REMOVE_MAX}")
+        ops = [self._own_removal(target, place, InodeId(message.inode), seen) for seen in message.chunks]
+        await self._replicator.carry_out(ops, from_client=True)
         for op in ops:
-            if op.error is not None:
+            if op.error is not None and not isinstance(op.error, ChunkChanged):
                 raise op.error
-        return len(ops)
+        return pb.RemoveChunksReply(removed=sum(op.error is None for op in ops))
+
+    def _own_removal(self, target: LocalTarget, place: Place, inode: InodeId, seen: pb.SeenChunk) -> Op:
+        """Under nobody's ticket: a retry finds the chunk gone, or made by another update."""
+        op = Op(target, place.chain.id, ChunkId(inode, seen.number), UpdateKind.REMOVE, NOBODY, 0, own=True)
+        op.seen_version, op.expected = place.version, ticket_from_proto(seen.ticket)
+        return op
+
+    async def truncate_chunk(self, message: pb.TruncateChunkRequest, request: Request) -> pb.TruncateChunkReply:
+        target, place = await self._locate(message.at)
+        if not message.length <= message.chunk_bytes <= CHUNK_BYTES_MAX:
+            raise BadRequest(f"length {message.length} is out of range for a chunk of {message.chunk_bytes}")
+        chunk = ChunkId(InodeId(message.inode), message.chunk.number)
+        ticket = ticket_from_proto(message.ticket)
+        op = Op(target, place.chain.id, chunk, UpdateKind.TRUNCATE, ticket, message.chunk_bytes, bytes=message.length)
+        op.seen_version, op.expected = place.version, ticket_from_proto(message.chunk.ticket)
+        await self._replicator.carry_out([op], from_client=True)
+        if op.error is not None and not isinstance(op.error, ChunkChanged):
+            raise op.error
+        return pb.TruncateChunkReply(changed=op.error is not None)
 
     async def repair_chunk(self, message: pb.RepairChunkRequest, request: Request) -> pb.RepairChunkReply:
         target, place = await self._locate(message.at)
@@ -206,13 +242,17 @@ class StorageService:
 
     async def sync_done(self, message: pb.SyncDoneRequest, request: Request) -> pb.SyncDoneReply:
         target, place = await self._locate(message.at)
-        for record in message.channels:
-            outcome = Outcome(
-                ChunkVersion(record.version), ChainVersion(record.chain_version), record.length, record.crc32c
-            )
-            target.channels.absorb((record.client, record.channel), record.sequence, outcome)
+        finished = [_finished(record, self._runtime.wall_us()) for record in message.channels]
+        await target.engine.remember(target.id, finished)
+        for item in finished:
+            target.channels.absorb(item.ticket, item.outcome)
         self._targets.synced(target, place.version)
         return pb.SyncDoneReply()
+
+
+def _finished(record: pb.ChannelRecord, now_us: int) -> Finished:
+    outcome = Outcome(ChunkVersion(record.version), ChainVersion(record.chain_version), record.length, record.crc32c)
+    return Finished(Ticket(ClientId(record.client), record.channel, record.sequence), outcome, now_us)
 
 
 async def _page(target: LocalTarget, begin: ChunkId, end: ChunkId, limit: int) -> tuple[list[ChunkMeta], bool]:

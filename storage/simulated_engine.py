@@ -13,6 +13,7 @@ from random import Random
 
 from sortedcontainers import SortedDict
 
+from threefs.client.storage.channels import NOBODY, Ticket
 from threefs.common.errors import BadRequest, ChecksumMismatch, Conflict, NoSpace, NotFound, ThreefsError
 from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, TargetId
 from threefs.common.runtime.interface import Runtime
@@ -21,9 +22,10 @@ from threefs.storage.engine import (
     ChunkMeta,
     Commit,
     DiskFailed,
+    Finished,
     FrameAnswer,
     MissingUpdate,
-    ReadArray,
+    Outcome,
     ReadOp,
     ReadResult,
     RecoveryReport,
@@ -45,6 +47,7 @@ class State:
     crc32c: int
     chunk_bytes: int
     modified_us: int
+    ticket: Ticket
     removed: bool = False
 
     def check(self) -> None:
@@ -83,10 +86,23 @@ class Chunk:
             coming.removed if coming else False,
             newest.chunk_bytes,
             newest.modified_us,
+            done.ticket if done else NOBODY,
+            coming.ticket if coming else NOBODY,
         )
 
 
 Chunks = dict[ChunkId, Chunk]
+Channel = tuple[bytes, int]  # client, channel
+
+
+class FinishedUpdates(dict[Channel, Finished]):
+    """The newest finished update of each channel."""
+
+    def note(self, item: Finished) -> None:
+        key = (item.ticket.client, item.ticket.channel)
+        known = self.get(key)
+        if known is None or known.ticket.sequence <= item.ticket.sequence:
+            self[key] = item
 
 
 @dataclass(slots=True)
@@ -97,6 +113,7 @@ class SimulatedDisk:
     latency_s: tuple[float, float] = (0.0, 0.0)  # of a stage or a read, drawn uniformly
     failed: bool = False
     stable: dict[TargetId, Chunks] = field(default_factory=dict)
+    finished: dict[TargetId, FinishedUpdates] = field(default_factory=dict)
     engine: SimulatedEngine | None = None  # the owner, while it lives
 
     def crash(self, random: Random) -> None:
@@ -134,7 +151,8 @@ class SimulatedEngine:
         disk.engine = self
         self.dead = False
         self.chunks: dict[TargetId, SortedDict] = {t: SortedDict(chunks) for t, chunks in disk.stable.items()}
-        self.dirty: dict[tuple[TargetId, ChunkId], None] = {}  # committed or aborted, not stable yet
+        # Committed or aborted, not stable yet; with what the commits finished, which gets stable together with them.
+        self.dirty: dict[tuple[TargetId, ChunkId], list[Finished]] = {}
         self.staging: list[tuple[TargetId, ChunkId, State]] = []
         everything = [chunk for chunks in self.chunks.values() for chunk in chunks.values()]
         self.recovery = RecoveryReport(len(everything), sum(chunk.pending is not None for chunk in everything))
@@ -148,6 +166,7 @@ class SimulatedEngine:
         await self._turn()
         self.chunks.setdefault(target, SortedDict())
         self._disk.stable.setdefault(target, {})
+        self._disk.finished.setdefault(target, FinishedUpdates())
 
     def targets(self) -> Sequence[TargetId]:
         return tuple(self.chunks)
@@ -156,7 +175,8 @@ class SimulatedEngine:
         await self._turn()
         self._used_bytes -= sum(chunk.bytes_used() for chunk in self.chunks.pop(target, {}).values())
         self._disk.stable.pop(target, None)
-        self.dirty = {key: None for key in self.dirty if key[0] != target}
+        self._disk.finished.pop(target, None)
+        self.dirty = {key: notes for key, notes in self.dirty.items() if key[0] != target}
 
     # --- updates -----------------------------------------------------------------------------------------------
 
@@ -204,6 +224,7 @@ class SimulatedEngine:
             crc32c(data),
             update.chunk_bytes,
             self._runtime.wall_us(),
+            update.ticket,
             update.kind is UpdateKind.REMOVE,
         )
 
@@ -250,15 +271,34 @@ class SimulatedEngine:
             return MissingUpdate(f"chunk {commit.chunk} has no pending version {commit.version}")
         done = replace(now.pending, chain_version=commit.chain_version)
         self._put(commit.target, commit.chunk, Chunk() if done.removed else Chunk(done))
-        self.dirty[commit.target, commit.chunk] = None
+        notes = self.dirty.setdefault((commit.target, commit.chunk), [])
+        if done.ticket.sequence:
+            outcome = Outcome(done.version, done.chain_version, len(done.data), done.crc32c)
+            notes.append(Finished(done.ticket, outcome, self._runtime.wall_us()))
         return None
+
+    def finished(self, target: TargetId) -> list[Finished]:
+        self._check_alive()
+        return sorted(self._disk.finished.get(target, FinishedUpdates()).values(), key=lambda item: item.finished_us)
+
+    async def remember(self, target: TargetId, finished: Sequence[Finished]) -> None:
+        await self._turn()
+        if target in self.chunks:
+            for item in finished:
+                self._disk.finished[target].note(item)
+        self._flush()
+
+    def forget(self, target: TargetId, tickets: Sequence[Ticket]) -> None:
+        self._check_alive()
+        for ticket in tickets:
+            self._disk.finished[target].pop((ticket.client, ticket.channel), None)
 
     async def abort(self, target: TargetId, chunk: ChunkId, version: ChunkVersion) -> None:
         self._check_alive()
         now = self._find(target, chunk)
         if now.pending is not None and now.pending.version == version:
             self._put(target, chunk, replace(now, pending=None))
-            self.dirty[target, chunk] = None
+            self.dirty.setdefault((target, chunk), [])
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -266,22 +306,6 @@ class SimulatedEngine:
         results = [self._read_one(op) for op in ops]
         await self._turn()
         return results
-
-    async def read_array(self, reads: ReadArray, data: memoryview) -> None:
-        ops, start = [], 0
-        for target, chunk, offset, size in zip(
-            reads["target"].tolist(),
-            reads["chunk"].tolist(),
-            reads["offset"].tolist(),
-            reads["bytes"].tolist(),
-            strict=True,
-        ):
-            ops.append(ReadOp(TargetId(target), ChunkId.unpack(chunk), offset, data[start : start + size]))
-            start += size
-        for index, result in enumerate(await self.read(ops)):
-            reads["error"][index] = 1 if result.error else 0
-            for name in ("length", "crc32c", "committed", "pending", "committed_chain_version"):
-                reads[name.removeprefix("committed_")][index] = getattr(result, name)
 
     def read_frame(
         self, body: bytes, data: memoryview, grants: Sequence[tuple[int, int, int, bool]]
@@ -364,6 +388,8 @@ class SimulatedEngine:
         stable = self._disk.stable.get(target)
         if stable is None:
             return
+        for item in self.dirty.get((target, chunk), []):
+            self._disk.finished[target].note(item)
         now = self._find(target, chunk)
         if now.committed or now.pending:
             stable[chunk] = now

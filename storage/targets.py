@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from threefs.client.routing import TargetStatus
+from threefs.client.storage.channels import RETRY_S_MAX, Ticket
 from threefs.common.errors import NotServing, ThreefsError
-from threefs.common.ids import ChainId, ChainVersion, ChunkId, InodeId, TargetId
+from threefs.common.ids import ChainId, ChainVersion, ChunkId, ClientId, InodeId, TargetId
 from threefs.common.routing import PublicState, Routing
 from threefs.common.runtime.interface import Runtime
 from threefs.storage import metrics, state
-from threefs.storage.channels import Channels
-from threefs.storage.engine import ChunkEngine, ChunkMeta, Commit, SpaceInfo
+from threefs.storage.channels import Channels, Key
+from threefs.storage.config import StorageConfig
+from threefs.storage.engine import ChunkEngine, ChunkMeta, Commit, DiskFailed, Outcome, SpaceInfo
 from threefs.storage.replica import Place, place_of
 from threefs.storage.state import Life, Phase
 
@@ -75,19 +77,33 @@ class TargetSet:
         disks: Sequence[Disk],
         *,
         on_change: Callable[[], None],
-        low_space_permille: int = 40,
+        config: Callable[[], StorageConfig],
     ) -> None:
         self.disks = tuple(disks)
         self._runtime = runtime
         self._routing = routing
         self._on_change = on_change
-        self._low_space_permille = low_space_permille
+        self._config = config
         self._targets: dict[TargetId, LocalTarget] = {}
         self._places_of: Routing | None = None
         self._places: dict[tuple[TargetId, int], Place] = {}
         for disk in disks:
             for target in disk.engine.targets():
-                self._targets[target] = LocalTarget(target, disk)
+                self._targets[target] = LocalTarget(target, disk, channels=self._open_channels(target, disk))
+
+    def _open_channels(self, target: TargetId, disk: Disk) -> Channels:
+        """What the engine remembers of finished updates, without those that nobody repeats any more."""
+
+        def forget(key: Key) -> None:
+            try:
+                disk.engine.forget(target, [Ticket(ClientId(key[0]), key[1], 0)])
+            except DiskFailed as exc:
+                self.fail_disk(disk, exc)
+
+        oldest_us = self._runtime.wall_us() - round(RETRY_S_MAX * 1e6)
+        finished = disk.engine.finished(target)
+        disk.engine.forget(target, [item.ticket for item in finished if item.finished_us < oldest_us])
+        return Channels([item for item in finished if item.finished_us >= oldest_us], forget=forget)
 
     def __iter__(self) -> Iterator[LocalTarget]:
         return iter(list(self._targets.values()))
@@ -167,7 +183,7 @@ class TargetSet:
             _log.info("target %d: %s -> %s (chain version %d)", target.id, before.phase.name, life.phase.name,
                       life.chain_version)  # fmt: skip
             if before.phase is Phase.UPTODATE:
-                target.channels.clear()
+                target.channels.disown()
         if life.phase is Phase.SETTLING and (before.phase, before.chain_version) != (life.phase, life.chain_version):
             self._runtime.spawn(self._settle(target, life.chain_version), name=f"settle {target.id}")
         self._on_change()
@@ -181,6 +197,9 @@ class TargetSet:
                 for error in await target.engine.commit(commits):
                     if error is not None:
                         raise error
+                for meta in pending:
+                    done = Outcome(meta.pending, version, meta.pending_length, meta.pending_crc32c)
+                    target.channels.absorb(meta.pending_ticket, done)
         except ThreefsError as exc:
             self.fail_disk(target.disk, exc)
             return
@@ -205,7 +224,7 @@ class TargetSet:
         if disk is None or disk.problem:
             raise NotServing(f"disk {disk_index} is not in service here: {disk.problem if disk else 'not configured'}")
         await disk.engine.create_target(target)
-        self._targets.setdefault(target, LocalTarget(target, disk))
+        self._targets.setdefault(target, LocalTarget(target, disk, channels=self._open_channels(target, disk)))
         self.follow()
         self._on_change()
 
@@ -221,7 +240,7 @@ class TargetSet:
     def _status(self, target: LocalTarget) -> TargetStatus:
         space = target.disk.space
         sharing = sum(other.disk is target.disk for other in self)
-        low = space is not None and space.free_bytes * 1000 < space.capacity_bytes * self._low_space_permille
+        low = space is not None and space.free_bytes * 1000 < space.capacity_bytes * self._config().low_space_permille
         return TargetStatus(
             target.id,
             target.life.local,

@@ -9,9 +9,9 @@ from typing import TypeVar
 from threefs.client.storage.channels import Ticket
 from threefs.common.errors import NotServing, ThreefsError
 from threefs.common.ids import ChainId, ChainVersion, ChunkId, ChunkVersion, ClientId
-from threefs.proto.data_plane import UPDATE_SYNC, UpdateReply, UpdateRequest, clip_message
-from threefs.storage.channels import Outcome, Record
-from threefs.storage.engine import Commit, DiskFailed, ReadOp, Update, UpdateKind
+from threefs.proto.data_plane import UPDATE_OWN, UPDATE_SYNC, UpdateReply, UpdateRequest, clip_message
+from threefs.storage.channels import Record
+from threefs.storage.engine import Commit, DiskFailed, Outcome, ReadOp, Update, UpdateKind
 from threefs.storage.locks import Key
 from threefs.storage.replica import Place
 from threefs.storage.targets import Disk, LocalTarget, TargetSet
@@ -34,6 +34,8 @@ class Op:
     bytes: int = 0  # of the data; the wanted length for TRUNCATE and EXTEND
     data: memoryview = _EMPTY
     data_crc: int = 0
+    own: bool = False  # started by a daemon, which holds the chunk at the head: the ticket is that of the update whose
+    # state is finished or copied, and no retry can be meant
     syncs: bool = False  # this replica is being filled: the update replaces whatever it has
     sender: int = 0
     seen_version: int = 0  # chain version that the sender went by, and that was found equal here
@@ -46,6 +48,7 @@ class Op:
     whole: bool = False  # the successor cannot build on what it has: send the whole content
     staged: bool = False  # by this attempt
     unsure: bool = False  # an attempt to forward ended without a clear answer: the update may live on behind us
+    expected: Ticket | None = None  # carried out only on content that this update made (NOBODY: on no chunk)
     outcome: Outcome | None = None
     error: ThreefsError | None = None
 
@@ -74,6 +77,7 @@ class Op:
             self.bytes if resized else 0,
             self.data,
             None if resized or self.kind is UpdateKind.REMOVE else self.data_crc,
+            self.ticket,
         )
 
     def to_commit(self) -> Commit:
@@ -97,7 +101,7 @@ class Op:
             self.target.id,
             self.chain,
             kind,
-            UPDATE_SYNC if place.successor_syncs else 0,
+            (UPDATE_SYNC if place.successor_syncs else 0) | (UPDATE_OWN if self.own else 0),
             0,
             place.version,
             self.chunk.pack(),
@@ -134,6 +138,7 @@ def op_from_request(request: UpdateRequest, target: LocalTarget, data: memoryvie
         request.bytes,
         data,
         request.crc32c,
+        bool(request.flags & UPDATE_OWN),
         bool(request.flags & UPDATE_SYNC),
         request.sender,
         request.chain_version,

@@ -89,13 +89,15 @@ class MetaClient:
 
     # --- looking ------------------------------------------------------------------------------------------------
 
-    async def lookup(self, parent: InodeId, name: Name, *, user: Credentials | None = None) -> Inode:
-        """The inode that `name` leads to; a symlink at the end is not followed."""
-        request = pb.StatRequest(header=self._header(user), at=_at(parent, name))
+    async def lookup(
+        self, parent: InodeId, name: Name, *, user: Credentials | None = None, bare: bool = False
+    ) -> Inode:
+        """The inode that `name` leads to; a symlink at the end is not followed. `bare`: without its layout."""
+        request = pb.StatRequest(header=self._header(user), at=_at(parent, name), bare=bare)
         return inode_from_proto((await self._caller.call(Meta.STAT, request)).inode)
 
-    async def stat(self, inode: InodeId, *, user: Credentials | None = None) -> Inode:
-        request = pb.StatRequest(header=self._header(user), at=_at(inode))
+    async def stat(self, inode: InodeId, *, user: Credentials | None = None, bare: bool = False) -> Inode:
+        request = pb.StatRequest(header=self._header(user), at=_at(inode), bare=bare)
         return inode_from_proto((await self._caller.call(Meta.STAT, request)).inode)
 
     async def stat_path(
@@ -255,6 +257,12 @@ class MetaClient:
         refs = [pb.SessionRef(inode=inode, session=session) for inode, session in sessions]
         request = pb.PruneSessionsRequest(header=self._header(None), sessions=refs)
         return (await self._caller.call(Meta.PRUNE_SESSIONS, request, attempt_s=STORAGE_ATTEMPT_S)).removed
+
+    async def end_sessions(self, sessions: Sequence[tuple[InodeId, SessionId]]) -> None:
+        """Ends sessions of files of which meta knows all: a close without a length, for many files at once."""
+        refs = [pb.SessionRef(inode=inode, session=session) for inode, session in sessions]
+        request = pb.PruneSessionsRequest(header=self._header(None), sessions=refs, settled=True)
+        await self._caller.call(Meta.PRUNE_SESSIONS, request)
 
     # --- the namespace ------------------------------------------------------------------------------------------
 

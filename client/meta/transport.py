@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from google.protobuf.message import Message
 
 from threefs.client.meta.types import MetaNode
-from threefs.common.errors import ThreefsError, Timeout, Unreachable
+from threefs.common.errors import RequestError, ThreefsError, Timeout, Unreachable
 from threefs.common.files import Credentials
 from threefs.common.ids import ClientId, NodeId, RequestId
 from threefs.common.net.interface import Transport
@@ -37,11 +37,18 @@ def fixed_nodes(addresses: Sequence[str]) -> MetaNodes:
 def routed_nodes(routing: Callable[[], Routing]) -> MetaNodes:
     """The metadata daemons that mgmtd hears from; if it hears from none, all that are not disabled."""
 
+    known: list[MetaNode] = []
+    seen: Routing | None = None
+
     def nodes() -> list[MetaNode]:
-        metas = [node for node in routing().nodes.values() if node.type is NodeType.META]
-        connected = [node for node in metas if node.status is NodeStatus.CONNECTED]
-        usable = connected or [node for node in metas if node.status is not NodeStatus.DISABLED]
-        return [MetaNode(node.id, node.address) for node in usable]
+        nonlocal known, seen
+        current = routing()
+        if current is not seen:
+            metas = [node for node in current.nodes.values() if node.type is NodeType.META]
+            connected = [node for node in metas if node.status is NodeStatus.CONNECTED]
+            usable = connected or [node for node in metas if node.status is not NodeStatus.DISABLED]
+            known, seen = [MetaNode(node.id, node.address) for node in usable], current
+        return known
 
     return nodes
 
@@ -92,21 +99,27 @@ class MetaCaller:
 
         Raises what the daemon raised if retrying cannot help, the last error once the time is over.
         """
-        retry = Retry(self._runtime, self._timeout_s)
+        retry: Retry | None = None  # made when the first attempt has failed
+        limit_s = min(attempt_s or self._attempt_s, self._timeout_s)
+        began = self._runtime.now()
         moved = 0
         while True:
             preferred = self._preferred
             try:
                 address = self._address(inode, moved)
-                limit_s = min(attempt_s or self._attempt_s, retry.left_s)
                 return await invoke(self._transport, address, method, message, timeout_s=limit_s)
+            except RequestError:
+                raise  # an answer: most names that are looked up before a create do not exist
             except (Timeout, Unreachable) as exc:
                 moved += 1
                 if inode is None and self._preferred == preferred:  # else another request has moved it already
                     self._preferred += 1
-                await _pause(retry, exc)
+                error: ThreefsError = exc
             except ThreefsError as exc:
-                await _pause(retry, exc)
+                error = exc
+            retry = retry or Retry(self._runtime, self._timeout_s - (self._runtime.now() - began))
+            await _pause(retry, error)
+            limit_s = min(attempt_s or self._attempt_s, retry.left_s)
 
     def _address(self, inode: int | None, moved: int) -> str:
         nodes = self._nodes()

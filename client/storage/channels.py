@@ -7,8 +7,11 @@ target which has seen a later one knows that an earlier one is abandoned.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from threefs.common.ids import ClientId
+
+RETRY_S_MAX: Final = 3600.0  # nobody repeats an update for longer; daemons remember what was done for as long at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,9 @@ class Ticket:
     client: ClientId
     channel: int
     sequence: int
+
+
+NOBODY: Final = Ticket(ClientId(bytes(16)), 0, 0)  # of updates that no sender would repeat under an identity
 
 
 class ChannelPool:

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from threefs.client.storage import metrics
 from threefs.client.storage.batches import Change, merge_writes
-from threefs.client.storage.channels import ChannelPool, Ticket
+from threefs.client.storage.channels import ChannelPool
 from threefs.client.storage.readers import ReadRunner
 from threefs.client.storage.routes import (
     RoutingView,
@@ -26,14 +26,14 @@ from threefs.client.storage.routes import (
 )
 from threefs.client.storage.types import LastChunk, ReadIO, WriteIO
 from threefs.client.storage.writers import WriteRunner
-from threefs.common.errors import BadRequest, ThreefsError
+from threefs.common.errors import BadRequest, Busy, ThreefsError
 from threefs.common.ids import CHUNK_INDEX_MAX, ChainId, ChunkId, ClientId, InodeId, TargetId
 from threefs.common.net.interface import Transport
 from threefs.common.net.service import Retry, invoke
 from threefs.common.routing import Chain, NodeType
 from threefs.common.runtime.interface import Runtime
 from threefs.proto import storage_pb2 as pb
-from threefs.proto.data_plane import KIND_EXTEND, KIND_TRUNCATE
+from threefs.proto.data_plane import KIND_EXTEND
 from threefs.proto.rpc import Method
 from threefs.proto.storage_rpc import Storage
 
@@ -106,38 +106,56 @@ class ChainStorageClient:
     ) -> None:
         if not 0 <= length <= chunk_bytes:
             raise BadRequest(f"length {length} is out of range for a chunk of {chunk_bytes}")
-        kind = KIND_EXTEND if extend_only else KIND_TRUNCATE
-        change = Change(chain, chunk, chunk_bytes, kind, 0, length)
-        await self._apply([change], None)
-        if change.error is not None:
-            raise change.error
+        if extend_only:
+            change = Change(chain, chunk, chunk_bytes, KIND_EXTEND, 0, length)
+            await self._apply([change], None)
+            if change.error is not None:
+                raise change.error
+            return
+        retry = Retry(self._runtime, self._timeout_s, first_s=0.005, most_s=0.5)
+        while await self._truncate(chain, chunk, length, chunk_bytes):
+            await retry.pause(Busy(f"chunk {chunk} is written again and again while it is to be cut"))
+
+    async def _truncate(self, chain: ChainId, chunk: ChunkId, length: int, chunk_bytes: int) -> bool:
+        """Looks at the chunk and cuts it as it was seen; True if somebody changed it in between."""
+        found = await self._find(chain, chunk.inode, chunk.number, chunk.number + 1, 1)
+        seen = found[0] if found else pb.SeenChunk(number=chunk.number)
+        ticket = self._channels.take()
+        identity = pb.Ticket(client=ticket.client, channel=ticket.channel, sequence=ticket.sequence)
+
+        def request(at: pb.ChainTarget) -> pb.TruncateChunkRequest:
+            return pb.TruncateChunkRequest(
+                at=at, inode=chunk.inode, chunk=seen, length=length, chunk_bytes=chunk_bytes, ticket=identity
+            )
+
+        try:
+            reply = await self._ask_chain(chain, _head, Storage.TRUNCATE_CHUNK, request, CONTROL_ATTEMPT_S)
+        finally:
+            self._channels.give_back(ticket)
+        return reply.changed
 
     # --- control -----------------------------------------------------------------------------------------------
 
     async def remove_chunks(self, chain: ChainId, inode: InodeId, *, first: int, last: int, limit: int = 1024) -> int:
         if not 0 <= first <= last <= CHUNK_INDEX_MAX + 1:
             raise BadRequest(f"chunks {first} to {last} are out of range")
-        ticket = self._channels.take()
-        try:
-            return await self._remove(ticket, chain, inode, (first, last, min(limit, 1024)))
-        finally:
-            self._channels.give_back(ticket)
+        found = await self._find(chain, inode, first, last, min(limit, 1024))
+        if found:
 
-    async def _remove(self, ticket: Ticket, chain: ChainId, inode: InodeId, span: tuple[int, int, int]) -> int:
-        def request(at: pb.ChainTarget) -> pb.RemoveChunksRequest:
-            return pb.RemoveChunksRequest(
-                at=at,
-                inode=inode,
-                first=span[0],
-                last=span[1],
-                limit=span[2],
-                client=ticket.client,
-                channel=ticket.channel,
-                sequence=ticket.sequence,
-            )
+            def request(at: pb.ChainTarget) -> pb.RemoveChunksRequest:
+                return pb.RemoveChunksRequest(at=at, inode=inode, chunks=found)
 
-        reply = await self._ask_chain(chain, _head, Storage.REMOVE_CHUNKS, request, REMOVE_ATTEMPT_S)
-        return reply.removed
+            await self._ask_chain(chain, _head, Storage.REMOVE_CHUNKS, request, REMOVE_ATTEMPT_S)
+        return len(found)
+
+    async def _find(self, chain: ChainId, inode: InodeId, first: int, last: int, limit: int) -> Sequence[pb.SeenChunk]:
+        """What the head has; to be changed only if it is still that."""
+
+        def request(at: pb.ChainTarget) -> pb.FindChunksRequest:
+            return pb.FindChunksRequest(at=at, inode=inode, first=first, last=last, limit=limit)
+
+        reply = await self._ask_chain(chain, _head, Storage.FIND_CHUNKS, request, CONTROL_ATTEMPT_S)
+        return reply.chunks
 
     async def query_last_chunk(self, chain: ChainId, inode: InodeId) -> LastChunk:
         def request(at: pb.ChainTarget) -> pb.QueryLastChunkRequest:

@@ -59,12 +59,13 @@ class StorageClient(Protocol):
     async def truncate_chunk(
         self, chain: ChainId, chunk: ChunkId, *, length: int, chunk_bytes: int, extend_only: bool = False
     ) -> None:
-        """Sets a chunk's length (creates it if absent and length > 0); `extend_only` never cuts."""
+        """Sets a chunk's length (creates it if absent and length > 0); `extend_only` never cuts. A request that comes
+        late never cuts what was written after it was decided."""
         ...
 
     async def remove_chunks(self, chain: ChainId, inode: InodeId, *, first: int, last: int, limit: int = 1024) -> int:
-        """Removes chunks first <= index < last of an inode on one chain, `limit` at most; returns how many were
-        removed: repeat while it equals `limit`."""
+        """Removes chunks first <= index < last of an inode on one chain, `limit` at most; returns how many there
+        were: repeat while it equals `limit`. What is written while this runs stays, however late the request comes."""
         ...
 
     async def query_last_chunk(self, chain: ChainId, inode: InodeId) -> LastChunk: ...

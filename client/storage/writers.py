@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from threefs.client.storage import metrics
 from threefs.client.storage.batches import Change, split
+from threefs.client.storage.channels import RETRY_S_MAX
 from threefs.client.storage.routes import (
     RoutingView,
     address_of,
@@ -42,7 +43,7 @@ class WriteRunner:
 
     async def run(self, changes: Sequence[Change], timeout_s: float) -> None:
         """Ends each change without error, or with the last one once time is over."""
-        retry = Retry(self._runtime, timeout_s, first_s=0.002, most_s=0.5)
+        retry = Retry(self._runtime, min(timeout_s, RETRY_S_MAX), first_s=0.002, most_s=0.5)
         waiting = list(changes)
         while waiting:
             sent = _first_of_each_chunk(waiting)

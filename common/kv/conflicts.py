@@ -5,11 +5,10 @@ Used by the memory and the embedded engine. Rule: a snapshot below `floor` is ne
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-from sortedcontainers import SortedDict
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +22,17 @@ class Commit:
 
 
 class ConflictWindow:
-    """The commits of the last few seconds, indexed by key."""
+    """The commits of the last few seconds. Keys are looked up; for ranges, which few transactions read, the commits
+    since the snapshot are gone through: there are hardly any, because transactions take milliseconds."""
 
     def __init__(self, floor: int) -> None:
         self.floor = floor  # commits up to this version are forgotten
         self._commits: deque[Commit] = deque()
-        self._last: SortedDict[bytes, int] = SortedDict()  # key -> version of the newest remembered commit that set it
+        self._last: dict[bytes, int] = {}  # key -> version of the newest remembered commit that set it
         self._cleared: deque[Commit] = deque()  # those of _commits that cleared ranges
 
     def __len__(self) -> int:
         return len(self._commits)
-
-    def commits(self) -> Iterator[Commit]:
-        """What is remembered, oldest first."""
-        return iter(self._commits)
 
     def add(self, commit: Commit) -> None:
         """Remembers a commit; versions only grow."""
@@ -50,16 +46,19 @@ class ConflictWindow:
     def conflict(self, snapshot: int, keys: Iterable[bytes], ranges: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         """A key among those read that was changed after `snapshot`, or None."""
         assert snapshot >= self.floor
-        cleared = [span for commit in self._cleared if commit.version > snapshot for span in commit.ranges]
+        if not self._commits or self._commits[-1].version <= snapshot:
+            return None
+        cleared = [span for commit in _since(self._cleared, snapshot) for span in commit.ranges]
         for key in keys:
             if self._last.get(key, 0) > snapshot:
                 return key
             if any(begin <= key < end for begin, end in cleared):
                 return key
         for begin, end in ranges:
-            for key in self._last.irange(begin, end, inclusive=(True, False)):
-                if self._last[key] > snapshot:
-                    return bytes(key)
+            for commit in _since(self._commits, snapshot):
+                for key in commit.keys:
+                    if begin <= key < end:
+                        return key
             for low, high in cleared:
                 if low < end and begin < high:
                     return max(low, begin)
@@ -78,3 +77,8 @@ class ConflictWindow:
         while self._cleared and self._cleared[0].version <= self.floor:
             self._cleared.popleft()
         return dropped
+
+
+def _since(commits: deque[Commit], snapshot: int) -> Iterator[Commit]:
+    """Those after `snapshot`, newest first."""
+    return itertools.takewhile(lambda commit: commit.version > snapshot, reversed(commits))

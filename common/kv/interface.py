@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 from threefs.common.errors import Throttled, Unsupported
 from threefs.common.kv.errors import KvConflict, KvMaybeCommitted, KvTooOld, KvUnavailable
-from threefs.common.kv.metrics import ATTEMPTS, SECONDS
+from threefs.common.kv.metrics import ATTEMPTS, of_engine
 from threefs.common.runtime.interface import Runtime
 
 T = TypeVar("T")
@@ -105,6 +105,10 @@ class KvEngine(ABC):
     def begin(self) -> Transaction:
         """A new transaction; its snapshot is taken at its first read."""
 
+    def begin_reading(self) -> Transaction:
+        """A transaction that will write nothing; an engine may make it cheaper than any other."""
+        return self.begin()
+
     @abstractmethod
     async def close(self) -> None: ...
 
@@ -122,8 +126,9 @@ class KvEngine(ABC):
             try:
                 result = await body(transaction)
                 await transaction.commit()
-                ATTEMPTS.labels(self.name, "committed").inc()
-                SECONDS.labels(self.name).observe(self.runtime.now() - begun)
+                committed, seconds = of_engine(self.name)
+                committed.inc()
+                seconds.observe(self.runtime.now() - begun)
                 return result
             except RETRIED as exc:
                 ATTEMPTS.labels(self.name, type(exc).__name__).inc()
@@ -137,6 +142,13 @@ class KvEngine(ABC):
 
     async def read(self, body: Callable[[Transaction], Awaitable[T]], *, timeout_s: float = 5.0) -> T:
         """Runs a body that only reads, at one snapshot; nothing is committed."""
+        transaction = self.begin_reading()
+        try:
+            return await body(transaction)  # nearly always once is enough, and then it need not be prepared for more
+        except RETRIED as exc:
+            ATTEMPTS.labels(self.name, type(exc).__name__).inc()
+        finally:
+            transaction.cancel()
         return await self.transact(body, timeout_s=timeout_s)
 
 

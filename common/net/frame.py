@@ -22,8 +22,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from threefs.native.checksum import crc32c
 
@@ -35,7 +34,9 @@ DATA_BYTES_MAX: Final = 128 << 20
 _FIELDS = struct.Struct("<4sBBHQIIIII")
 _CRC = struct.Struct("<I")
 _ERROR = struct.Struct("<I")
-HEADER_BYTES: Final = _FIELDS.size + _CRC.size
+_WHOLE = struct.Struct("<4sBBHQIIIIII")
+HEADER_BYTES: Final = _WHOLE.size
+_FIELD_BYTES: Final = _FIELDS.size
 assert HEADER_BYTES == 40
 
 
@@ -45,12 +46,16 @@ class Kind(enum.IntEnum):
     ERROR = 3
 
 
+_KINDS: Final = {int(kind): kind for kind in Kind}
+
+
 class FrameDamaged(ValueError):
     """The bytes are no frame of ours; the connection cannot go on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
+    """A tuple, because one is made for each frame and tuples are made fastest."""
+
     kind: Kind
     method: int
     request_id: int
@@ -74,22 +79,22 @@ def pack(
 
 
 def unpack(raw: bytes | bytearray | memoryview) -> Header:
-    """Parses and checks a header; FrameDamaged says what is wrong."""
-    (expected,) = _CRC.unpack_from(raw, _FIELDS.size)
-    magic, version, kind, method, request_id, body_bytes, data_bytes, timeout_ms, ticket, body_crc = (
-        _FIELDS.unpack_from(raw)
+    """Parses and checks the header that `raw` begins with; FrameDamaged says what is wrong."""
+    magic, version, kind, method, request_id, body_bytes, data_bytes, timeout_ms, ticket, body_crc, header_crc = (
+        _WHOLE.unpack_from(raw)
     )
     if magic != MAGIC:
         raise FrameDamaged(f"starts with {magic!r}, expected {MAGIC!r}: the peer does not speak 3fs frames")
-    if crc32c(memoryview(raw)[: _FIELDS.size]) != expected:
+    if crc32c(bytes(raw[:_FIELD_BYTES])) != header_crc:
         raise FrameDamaged("checksum of the header differs")
     if version != VERSION:
         raise FrameDamaged(f"version {version}, this release speaks {VERSION}")
-    if kind not in Kind._value2member_map_:
+    known = _KINDS.get(kind)
+    if known is None:
         raise FrameDamaged(f"unknown kind {kind}")
     if body_bytes > BODY_BYTES_MAX or data_bytes > DATA_BYTES_MAX:
         raise FrameDamaged(f"body of {body_bytes} and data of {data_bytes} bytes exceed the limits")
-    return Header(Kind(kind), method, request_id, body_bytes, data_bytes, timeout_ms, ticket, body_crc)
+    return Header(known, method, request_id, body_bytes, data_bytes, timeout_ms, ticket, body_crc)
 
 
 def check_body(header: Header, body: bytes) -> None:

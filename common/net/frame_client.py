@@ -11,6 +11,7 @@ from threefs.common.errors import ThreefsError, Timeout, Unreachable, from_wire
 from threefs.common.net.frame import FrameDamaged, Header, Kind, unpack_error
 from threefs.common.net.frames import FrameProtocol
 from threefs.common.net.interface import Buffer, Reply, Scatter, Transport
+from threefs.common.net.limits import TimeLimits
 from threefs.native.buffers import buffer
 
 CONNECT_TIMEOUT_S = 2.0
@@ -21,9 +22,14 @@ class _Call:
 
     __slots__ = ("future", "scatter")
 
-    def __init__(self, scatter: Scatter | None) -> None:
-        self.future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    def __init__(self, future: asyncio.Future[Reply], scatter: Scatter | None) -> None:
+        self.future = future
         self.scatter = scatter
+
+    def expire(self) -> None:
+        """Its time is over."""
+        if not self.future.done():
+            self.future.set_exception(TimeoutError())
 
 
 class _Connection(FrameProtocol):
@@ -33,6 +39,7 @@ class _Connection(FrameProtocol):
         super().__init__()
         self.calls: dict[int, _Call] = {}
         self._ids = itertools.count(1)
+        self._limits = TimeLimits()
         self._receiving = 0  # request id whose data is arriving
 
     def place(self, header: Header, body: bytes) -> Sequence[memoryview]:
@@ -64,12 +71,20 @@ class _Connection(FrameProtocol):
     async def exchange(
         self, method: int, body: bytes, data: Sequence[Buffer], timeout_s: float, scatter: Scatter | None
     ) -> Reply:
+        """The reply; TimeoutError if none comes in time."""
         request_id = next(self._ids)
-        call = self.calls[request_id] = _Call(scatter)
+        call = self.calls[request_id] = _Call(asyncio.get_running_loop().create_future(), scatter)
+        limit = self._limits.start(timeout_s, call.expire)
+        timeout_ms = max(1, int(timeout_s * 1000))
         try:
-            await self.send(Kind.REQUEST, method, request_id, body, data, timeout_ms=max(1, int(timeout_s * 1000)))
+            if self.congested:
+                async with asyncio.timeout(timeout_s):
+                    await self.send(Kind.REQUEST, method, request_id, body, data, timeout_ms=timeout_ms)
+            else:
+                self.write(Kind.REQUEST, method, request_id, body, data, timeout_ms=timeout_ms)
             return await call.future
         finally:
+            self._limits.lift(limit)
             if self.calls.pop(request_id, None) is not None and self._receiving == request_id:
                 self.divert()  # the caller's buffers are its own again
             if not call.future.done():
@@ -96,11 +111,11 @@ class FrameTransport(Transport):
         scatter: Scatter | None = None,
     ) -> Reply:
         try:
-            async with asyncio.timeout(timeout_s):
-                connection = self._connections.get(address)
-                if connection is None or connection.transport is None:
+            connection = self._connections.get(address)
+            if connection is None or connection.transport is None:
+                async with asyncio.timeout(timeout_s):
                     connection = await self._connect(address, timeout_s)
-                return await connection.exchange(method, body, data, timeout_s, scatter)
+            return await connection.exchange(method, body, data, timeout_s, scatter)
         except TimeoutError as exc:
             raise Timeout(f"{address} did not answer method {method:#06x} within {timeout_s:g} s") from exc
         except ThreefsError:

@@ -1,8 +1,8 @@
 """Frames over TCP: one connection a peer, many requests in flight, data received into its final place.
 
-`FrameProtocol` is the reading half that both ends share: asyncio's BufferedProtocol hands the kernel a view of
-exactly what is expected next: a header, a body, or the destination of the data. So data is copied once, by the
-kernel. A frame that is damaged ends its connection: after it nothing on the stream can be trusted.
+`FrameProtocol` is what both ends share: asyncio's BufferedProtocol hands the kernel a view of a small stage, where
+headers and bodies arrive, or of the destination of bulk data, which is so copied once, by the kernel. A frame that is
+damaged ends its connection: after it nothing on the stream can be trusted.
 """
 
 from __future__ import annotations
@@ -21,20 +21,27 @@ _log = logging.getLogger(__name__)
 WRITE_BUFFER_BYTES_MAX = 8 << 20
 SOCKET_BUFFER_BYTES = 4 << 20
 _SMALL_DATA_BYTES = 16 << 10  # below this, one joined write beats a vector of small ones
+_STAGE_BYTES = 8 << 10  # a small frame comes in one read; of bulk data no more than this is copied
 
 
 class FrameProtocol(asyncio.BufferedProtocol):
-    """Cuts the stream into frames. Subclasses place the data (`place`) and take complete frames (`frame_received`)."""
+    """Cuts the stream into frames. Subclasses place the data (`place`) and take complete frames (`frame_received`).
+
+    Bytes are received into a small stage until a header and its body are there. Data beyond what the stage has got
+    already, and bodies larger than it, are received into their own place.
+    """
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self.peer = ""
-        self._head = memoryview(bytearray(HEADER_BYTES))
-        self._header: Header | None = None
-        self._body = b""
-        self._filled = 0  # of the current view
-        self._view = self._head
-        self._pending: list[memoryview] = []  # views that the rest of the data goes into
+        self._stage = memoryview(bytearray(_STAGE_BYTES))
+        self._start = 0  # of what has not been used yet in the stage
+        self._end = 0  # of what was received into the stage
+        self._header: Header | None = None  # of the frame that is being received
+        self._body: bytes | None = None  # its body, once it is complete
+        self._data: list[memoryview] = []  # all views of its data
+        self._pending: list[memoryview] = []  # those that are not full; the first is being filled
+        self._large_body: bytearray | None = None  # what `_pending` is, if it is a body
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -53,65 +60,115 @@ class FrameProtocol(asyncio.BufferedProtocol):
     # --- reading ---------------------------------------------------------------------------------------------
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._view[self._filled :]
+        return self._pending[0] if self._pending else self._stage[self._end :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._filled += nbytes
         try:
-            while self._filled == len(self._view):
-                if not self._advance():
-                    break
+            if self._pending:
+                self._fill(nbytes)
+            else:
+                self._end += nbytes
+                self._parse()
         except FrameDamaged as exc:
             _log.error("damaged frame from %s: %s; closing the connection", self.peer, exc)
             self.abort(f"damaged frame: {exc}")
 
-    def _advance(self) -> bool:
-        """The current view is full: on to what comes next. True if that may be empty and so full as well."""
-        if self._header is None:
-            self._header = unpack(self._head)
-            if self._header.body_bytes:
-                self._expect(memoryview(bytearray(self._header.body_bytes)))
-                return False
-            return self._body_done(b"")
-        if self._pending_data is None:
-            return self._body_done(bytes(self._view))
-        return self._data_done()
+    def _fill(self, nbytes: int) -> None:
+        """`nbytes` more are in the first pending view."""
+        rest = self._pending[0][nbytes:]
+        if len(rest):
+            self._pending[0] = rest
+            return
+        del self._pending[0]
+        if not self._pending:
+            self._filled()
 
-    _pending_data: list[memoryview] | None = None  # all views of the data; None while header and body are read
+    def _filled(self) -> None:
+        """All that did not go through the stage is there; the stage is empty."""
+        if self._large_body is not None:
+            body, self._large_body = bytes(self._large_body), None
+            self._take_body(body)
+        else:
+            self._take_frame()
 
-    def _body_done(self, body: bytes) -> bool:
-        assert self._header is not None
-        check_body(self._header, body)
+    def _parse(self) -> None:
+        """Uses up what the stage holds: any number of frames, then the beginning of one."""
+        while self._end - self._start >= HEADER_BYTES or self._header is not None:
+            header = self._header
+            if header is None:
+                header = self._header = unpack(self._stage[self._start : self._start + HEADER_BYTES])
+                self._start += HEADER_BYTES
+            if header.body_bytes > _STAGE_BYTES:
+                self._large_body = bytearray(header.body_bytes)
+                self._receive([memoryview(self._large_body)])
+                return
+            end = self._start + header.body_bytes
+            if end > self._end:
+                break
+            body = bytes(self._stage[self._start : end])
+            self._start = end
+            self._take_body(body)
+            if self._pending:
+                return
+        self._compact()
+
+    def _compact(self) -> None:
+        """What is left goes to the front of the stage, so that the rest of its frame fits behind it."""
+        left = self._end - self._start
+        if left and self._start:
+            self._stage[:left] = bytes(self._stage[self._start : self._end])
+        self._start, self._end = 0, left
+
+    def _take_body(self, body: bytes) -> None:
+        header = self._header
+        assert header is not None
+        check_body(header, body)
         self._body = body
-        views = [view for view in self.place(self._header, body) if len(view)] if self._header.data_bytes else []
-        if sum(map(len, views)) != self._header.data_bytes:
-            raise FrameDamaged(f"data of {self._header.data_bytes} bytes does not fit what the request asked for")
-        self._pending_data, self._pending = views, list(views)
-        return self._data_done()
+        if not header.data_bytes:
+            self._take_frame()
+            return
+        self._data = [view for view in self.place(header, body) if len(view)]
+        if sum(map(len, self._data)) != header.data_bytes:
+            raise FrameDamaged(f"data of {header.data_bytes} bytes does not fit what the request asked for")
+        self._receive(self._data)
 
-    def _data_done(self) -> bool:
-        assert self._header is not None
-        assert self._pending_data is not None
+    def _receive(self, views: list[memoryview]) -> None:
+        """What the stage holds of these bytes goes into `views`, the rest is received there."""
+        self._pending = list(views)
+        while self._pending and self._start < self._end:
+            view = self._pending[0]
+            count = min(len(view), self._end - self._start)
+            view[:count] = self._stage[self._start : self._start + count]
+            self._start += count
+            if count < len(view):
+                self._pending[0] = view[count:]
+            else:
+                del self._pending[0]
         if self._pending:
-            self._expect(self._pending.pop(0))
-            return False
-        header, body, data = self._header, self._body, self._pending_data
-        self._header, self._pending_data = None, None
-        self._expect(self._head)
-        self.frame_received(header, body, data)
-        return False
+            self._start = self._end = 0
+        else:
+            self._filled()
 
-    def _expect(self, view: memoryview) -> None:
-        self._view, self._filled = view, 0
+    def _take_frame(self) -> None:
+        header, body, data = self._header, self._body, self._data
+        assert header is not None
+        assert body is not None
+        self._header, self._body, self._data = None, None, []
+        self.frame_received(header, body, data)
 
     def divert(self) -> None:
         """Whoever waited for the data being received gave up: the rest goes into a scratch buffer."""
-        if self._pending_data:
-            rest = len(self._view) - self._filled + sum(map(len, self._pending))
-            self._pending_data, self._pending = [], []
-            self._expect(buffer(rest))
+        if self._pending and self._large_body is None:
+            rest = sum(map(len, self._pending))
+            self._data = []
+            self._pending = [buffer(rest)]
 
     # --- writing ---------------------------------------------------------------------------------------------
+
+    @property
+    def congested(self) -> bool:
+        """True while `send` has to wait."""
+        return not self._writable.is_set()
 
     async def send(
         self,
@@ -124,14 +181,31 @@ class FrameProtocol(asyncio.BufferedProtocol):
         timeout_ms: int = 0,
         ticket: int = 0,
     ) -> None:
-        """Queues a frame; waits while the connection is congested. The data must stay unchanged until it is sent."""
-        sizes = sum(map(len, data))
+        """`write`, once the connection is not congested."""
+        while not self._writable.is_set():
+            await self._writable.wait()
+        self.write(kind, method, request_id, body, data, timeout_ms=timeout_ms, ticket=ticket)
+
+    def write(
+        self,
+        kind: Kind,
+        method: int,
+        request_id: int,
+        body: bytes,
+        data: Sequence[Buffer] = (),
+        *,
+        timeout_ms: int = 0,
+        ticket: int = 0,
+    ) -> None:
+        """Queues a frame, congested or not. The data must stay unchanged until it is sent."""
+        sizes = sum(map(len, data)) if data else 0
         head = pack(kind, method, request_id, body, sizes, timeout_ms=timeout_ms, ticket=ticket)
-        await self._writable.wait()
         if self.transport is None or self.transport.is_closing():
             raise ConnectionResetError(f"connection to {self.peer} is closed")
-        if sizes <= _SMALL_DATA_BYTES:
-            self.transport.write(b"".join((head, *data)) if data else head)
+        if not data:
+            self.transport.write(head)
+        elif sizes <= _SMALL_DATA_BYTES:
+            self.transport.write(b"".join((head, *data)))
         else:
             self.transport.writelines([head, *data])
 
@@ -153,7 +227,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
         self.closed(str(exc) if exc else "closed by the peer")
 
     def eof_received(self) -> bool:
-        if self._header is not None or self._filled:
+        if self._header is not None or self._end:
             _log.warning("connection from %s ended inside a frame", self.peer)
         return False
 

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from threefs.common.errors import Corrupt, RoutingError, ThreefsError, Timeout, TransientError
 from threefs.common.net.interface import Handler, Reply, Request, Transport
+from threefs.common.net.limits import TimeLimits
 from threefs.common.runtime.interface import Runtime
 from threefs.proto.rpc import Method, snake_case
 
@@ -28,25 +29,45 @@ def methods_of(table: type) -> list[Method[Any, Any]]:
 
 def bind(service: object, table: type) -> dict[int, Handler]:
     """Handlers by method number for every method of `table`; AttributeError names one that is missing."""
-    return {method.number: _handler(method, getattr(service, snake_case(method.name))) for method in methods_of(table)}
+    limits = TimeLimits()
+    return {
+        method.number: _handler(method, getattr(service, snake_case(method.name)), limits)
+        for method in methods_of(table)
+    }
 
 
-def _handler(method: Method[RequestT, ReplyT], serve: Callable[[RequestT, Request], Awaitable[ReplyT]]) -> Handler:
+def _handler(
+    method: Method[RequestT, ReplyT], serve: Callable[[RequestT, Request], Awaitable[ReplyT]], limits: TimeLimits
+) -> Handler:
     async def handle(request: Request) -> Reply:
         message = method.request()
         try:
             message.ParseFromString(request.body)
         except DecodeError as exc:
             raise Corrupt(f"request of {method.service}.{method.name} does not parse: {exc}") from exc
-        try:
-            async with asyncio.timeout(request.timeout_s or None):
-                reply = await serve(message, request)
-        except TimeoutError as exc:  # nobody waits any more; work that went on could undo what a retry has done since
-            limit = f"{method.service}.{method.name} was not done within its caller's {request.timeout_s:g} s"
-            raise Timeout(limit) from exc
+        reply = await _in_time(serve(message, request), request.timeout_s, method, limits)
         return Reply(reply.SerializeToString())
 
     return handle
+
+
+async def _in_time(work: Awaitable[ReplyT], timeout_s: float, method: Method[Any, Any], limits: TimeLimits) -> ReplyT:
+    """Ends the work when nobody waits for it any more: what went on could undo what a retry has done since."""
+    if not timeout_s:
+        return await work
+    task = asyncio.current_task()
+    assert task is not None, "requests are served by tasks"
+    others = task.cancelling()
+    limit = limits.start(timeout_s, task.cancel)
+    try:
+        return await work
+    except asyncio.CancelledError as exc:
+        if limit.passed and task.uncancel() <= others:
+            text = f"{method.service}.{method.name} was not done within its caller's {timeout_s:g} s"
+            raise Timeout(text) from exc
+        raise
+    finally:
+        limits.lift(limit)
 
 
 async def invoke(

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from tests.mount.memory_cluster import MemoryStorage, start_meta
 
 from threefs.client.file import FileOptions, FileTable, OpenFile
 from threefs.client.meta.client import MetaClient
-from threefs.common.errors import FileError, NoSpace
-from threefs.common.ids import ROOT_INODE
+from threefs.client.meta.scan import scan_sessions
+from threefs.common.errors import FileError, NoSpace, Timeout
+from threefs.common.files import Inode
+from threefs.common.ids import ROOT_INODE, InodeId, SessionId
 from threefs.common.runtime.real import RealRuntime
 
 pytestmark = pytest.mark.unit
@@ -182,6 +185,34 @@ def test_close_tells_of_a_failed_write_and_still_ends_the_session() -> None:
     run(body)
 
 
+def test_a_session_is_closed_even_if_meta_answers_only_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(world: World) -> None:
+        options = FileOptions(write_back_s=0.01, report_s=0.02)
+        table = FileTable(RealRuntime(), world.meta, world.storage, options)
+        close, failures = world.meta.close, [Timeout("no answer"), Timeout("no answer"), Timeout("no answer")]
+
+        async def close_or_fail(*arguments: Any) -> Inode:
+            if failures:
+                raise failures.pop()
+            return await close(*arguments)
+
+        monkeypatch.setattr(world.meta, "close", close_or_fail)
+        file = await table.create(ROOT_INODE, "f", RW)
+        await write(file, 0, b"data")
+        with pytest.raises(Timeout):
+            await file.flush()
+        with pytest.raises(Timeout):
+            await file.close()
+        assert len([record async for record in scan_sessions(world.meta)]) == 1
+        table.start()
+        while [record async for record in scan_sessions(world.meta)]:  # noqa: ASYNC110 - nobody else is told
+            await asyncio.sleep(0.005)
+        assert not failures
+        await table.runtime.close()
+
+    run(body)
+
+
 def test_pinned_reader_keeps_a_file_without_names() -> None:
     async def body(world: World) -> None:
         file = await world.ours.create(ROOT_INODE, "f", RW)
@@ -284,5 +315,29 @@ def test_flush_ends_the_session_and_a_later_write_begins_another() -> None:
         assert (await world.meta.stat(file.inode)).nlink == 0
         await file.close()
         assert (await world.meta.stat(file.inode)).length == 16
+
+    run(body)
+
+
+def test_sessions_of_closed_files_end_together() -> None:
+    async def body(world: World) -> None:
+        requests: list[int] = []
+        end_sessions = world.meta.end_sessions
+
+        async def counted(sessions: Sequence[tuple[InodeId, SessionId]]) -> None:
+            requests.append(len(sessions))
+            await end_sessions(sessions)
+
+        world.meta.end_sessions = counted  # type: ignore[method-assign]
+        files = [await world.ours.create(ROOT_INODE, f"f{number}", RW) for number in range(20)]
+        await write(files[0], 0, b"told by the close itself")
+        for file in files:
+            await file.close(wait=False)
+        assert (await world.theirs.open(files[0].inode, os.O_RDONLY)).attributes().length == 24
+        assert requests == []
+        await world.ours.end_sessions()
+        assert requests == [20]
+        left = [session async for session in scan_sessions(world.meta)]
+        assert left == []
 
     run(body)

@@ -63,11 +63,13 @@ def test_what_a_person_gets_wrong_is_one_sentence_and_a_next_step(tmp_path: Path
     (tmp_path / "used" / "file").touch()
     cases = [
         (("status",), "no cluster was named"),
+        (("status", "--mgmtd", "here"), "'here' is no address of mgmtd"),
         (("status", "--mgmtd", "127.0.0.1:1"), "no mgmtd answers at 127.0.0.1:1"),
         (("dev", "up", "--dir", str(tmp_path / "used")), "is not empty"),
         (("dev", "down", "--dir", str(tmp_path / "none")), "holds no cluster"),
         (("dev", "up", "--dir", str(tmp_path / "x"), "--metas", "2"), "the embedded store has one owner"),
         (("dev", "up", "--dir", str(tmp_path / "x"), "--replicas", "5"), "5 replicas need 5 storage daemons"),
+        (("dev", "up", "--dir", "/proc/none"), "cannot use /proc/none"),
         (("run", "mgmtd", "--config", str(tmp_path / "none.toml")), "cannot read configuration"),
         (("run", "nothing", "--config", "x"), "unknown role 'nothing'"),
         (("graysort", "validate", str(tmp_path / "none")), "No such file or directory"),
@@ -87,6 +89,8 @@ def test_what_a_person_gets_wrong_is_one_sentence_and_a_next_step(tmp_path: Path
         ('node_id = "one"\n', "config.toml:1: node_id = 'one': input should be a valid integer"),
         ("node_id = 1\n\n[lease]\nlease_s = -1.0\n", "config.toml:4: lease.lease_s = -1.0"),
         ("node_id = \n", "config.toml is no valid TOML"),
+        ('listen = "here"\n', "config.toml:1: listen = 'here': an address is \"host:port\""),
+        ("newborn_s = 0.5\n", "newborn_s must be at least half of failure_timeout_s"),
     ],
 )
 def test_a_wrong_configuration_is_named_by_file_and_line(tmp_path: Path, text: str, sentence: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import Field
 
-from threefs.common.config import Config, check_partial, overlay
+from threefs.common.config import Config, check_partial, local, overlay
 from threefs.common.errors import UserError
 
 pytestmark = pytest.mark.unit
@@ -17,7 +17,7 @@ class Inner(Config):
 
 
 class Outer(Config):
-    name: str
+    name: str = local()
     inner: Inner = Inner()
 
 
@@ -53,6 +53,19 @@ def test_wrong_keys_and_values_are_named(text: str, words: str) -> None:
         overlay(BASE, text, where="text")
     with pytest.raises(UserError, match=words):
         check_partial(text, Outer, where="text")
+
+
+def test_keys_that_are_no_longer_set_return_to_the_file() -> None:
+    now = overlay(BASE, "[inner]\ndelay_s = 2.0\nsize = 9", where="text", starting=True).config
+    found = overlay(now, "", where="text", file=BASE)
+    assert (found.config.inner.delay_s, found.config.inner.size) == (1.0, 9)
+    assert (found.changed, found.waiting) == (("inner.delay_s",), ("inner.size",))
+
+
+def test_local_keys_are_not_the_clusters() -> None:
+    with pytest.raises(UserError, match=r"text:2: 'name' cannot be set for the whole cluster") as caught:
+        check_partial("\nname = 'y'", Outer, where="text")
+    assert caught.value.hint == "set it in the daemon's own file"
 
 
 def test_a_part_may_lack_keys() -> None:

@@ -243,17 +243,25 @@ def test_hot_configuration() -> None:
 
     async def body() -> None:
         server = cluster.metas[1]
-        await cluster.admin.set_config(NodeType.META, "authenticate = true\n[tuning]\nlist_limit = 7\n")
+        text = "[garbage]\nconcurrency = 3\n[tuning]\nlist_limit = 7\n"
+        await cluster.admin.set_config(NodeType.META, "authenticate = true\n" + text)
 
         async def taken() -> bool:
             return server.env.config.tuning.list_limit == 7
 
         await until(taken)
-        assert not server.env.config.authenticate  # waits for a restart
+        assert server.env.config.authenticate
+        assert server.env.config.garbage.concurrency == 32  # waits for a restart
+        await cluster.admin.set_config(NodeType.META, text)
+
+        async def off_again() -> bool:
+            return not server.env.config.authenticate
+
+        await until(off_again)
         await server.stop()
         again = cluster.meta(1, life=2)
         await again.start()
-        assert again.env.config.authenticate
+        assert again.env.config.garbage.concurrency == 3
         await again.stop()
         del cluster.metas[1]
 

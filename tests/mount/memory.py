@@ -43,6 +43,12 @@ class MemoryMount:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(DEADLINE_S)
 
+    def toggle_storage(self) -> str:
+        """Storage stops answering ("hangs"), or answers again ("answers")."""
+        assert self.process.stdout is not None
+        self.process.send_signal(signal.SIGUSR1)
+        return self.process.stdout.readline().strip()
+
     def resident_bytes(self) -> int:
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")

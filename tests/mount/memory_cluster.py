@@ -5,6 +5,7 @@ The storage client is a stand-in, for tests of the bridge, of the mount's operat
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from threefs.client.meta.client import MetaClient
@@ -29,10 +30,13 @@ class MemoryStorage:
     def __init__(self) -> None:
         self.chunks: dict[tuple[ChainId, ChunkId], bytearray] = {}
         self.reads = 0
+        self.answers = asyncio.Event()  # cleared: reads, writes and truncations wait
+        self.answers.set()
         self.error: Exception | None = None  # every write fails with it
 
     async def read(self, ios: Sequence[ReadIO], *, timeout_s: float | None = None) -> None:
         self.reads += len(ios)
+        await self.answers.wait()
         for io in ios:
             chunk = memoryview(self.chunks.get((io.chain, io.chunk), b""))
             found = chunk[io.offset : io.offset + len(io.buffer)]
@@ -40,6 +44,7 @@ class MemoryStorage:
             io.length = len(found)
 
     async def write(self, ios: Sequence[WriteIO], *, timeout_s: float | None = None) -> None:
+        await self.answers.wait()
         for io in ios:
             if self.error is not None:
                 raise self.error
@@ -52,6 +57,7 @@ class MemoryStorage:
     async def truncate_chunk(
         self, chain: ChainId, chunk: ChunkId, *, length: int, chunk_bytes: int, extend_only: bool = False
     ) -> None:
+        await self.answers.wait()
         found = self.chunks.get((chain, chunk), bytearray())
         if length > len(found):
             found.extend(bytes(length - len(found)))

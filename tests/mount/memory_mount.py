@@ -1,8 +1,9 @@
-"""A mount on clients in memory, as a process of its own: `python -m tests.mount.memory_mount MOUNTPOINT [--full]`.
+"""A mount on clients in memory, as a process of its own: `python -m tests.mount.memory_mount MOUNTPOINT [OPTION]`.
 
 Ends on SIGTERM.
 Its own process, because a program that faults on a mapped file while it holds the interpreter's lock would wait for
-itself. Prints "ready" once mounted. `--full`: storage refuses every write with NoSpace.
+itself. Prints "ready" once mounted. `--full`: storage refuses every write
+with NoSpace. SIGUSR1: storage stops answering, and answers again with the next; each says so on stdout.
 """
 
 from __future__ import annotations
@@ -24,18 +25,25 @@ from threefs.fuse.config import MountConfig
 from threefs.fuse.mount import Mount
 
 
-async def serve(path: str, *, full: bool) -> None:
+async def serve(path: str, *options: str) -> None:
     runtime = RealRuntime()
     storage = MemoryStorage()
-    storage.error = NoSpace("target 1 has no space left") if full else None
+    storage.error = NoSpace("target 1 has no space left") if "--full" in options else None
     meta = await start_meta(runtime, storage)
     await meta.setattr(ROOT_INODE, mode=0o1777)
     files = FileTable(runtime, meta, storage)
     files.start()
-    config = MountConfig(mountpoint=Path(path), mgmtd=["none"])
+    config = MountConfig(mountpoint=Path(path), mgmtd=["none:0"], interrupt_after_s=0.1)
     mount = Mount(config, runtime=runtime, meta=meta, files=files)
     mount.start("memory")
+
+    def toggle() -> None:
+        stops = storage.answers.is_set()
+        (storage.answers.clear if stops else storage.answers.set)()
+        print("hangs" if stops else "answers", flush=True)
+
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mount.ended.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, toggle)
     print("ready", flush=True)
     await mount.ended.wait()
     await mount.stop()
@@ -45,6 +53,6 @@ async def serve(path: str, *, full: bool) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
     try:
-        uvloop.run(serve(sys.argv[1], full="--full" in sys.argv))
+        uvloop.run(serve(*sys.argv[1:]))
     except UserError as exc:
         sys.exit(f"error: {exc}; {exc.hint}")

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.mount.memory import MemoryMount, memory_mount, mount_process, wait_until
@@ -245,6 +246,61 @@ def test_full_disk_is_reported_by_fsync_and_close(folder: Path) -> None:
         with pytest.raises(OSError) as caught:
             os.close(file)
         assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_signal_ends_a_read_that_hangs(mounted: MemoryMount) -> None:
+    path = mounted.path / "file"
+    path.write_bytes(b"x" * 5000)
+    drop_pages(path)
+    assert mounted.toggle_storage() == "hangs"
+    reader = subprocess.Popen(["cat", path], stdout=subprocess.PIPE)
+    wait_until(lambda: "folio_wait" in sleeps_in(reader), "reading")
+    reader.send_signal(signal.SIGINT)
+    assert reader.communicate(timeout=20)[0] == b""
+    assert reader.returncode == -signal.SIGINT
+    (mounted.path / "other").touch()  # the mount lives on
+    assert mounted.toggle_storage() == "answers"
+    assert path.read_bytes() == b"x" * 5000
+
+
+def test_a_program_that_waits_for_storage_can_be_killed(mounted: MemoryMount) -> None:
+    path = mounted.path / "file"
+    path.write_bytes(b"x" * 5000)
+    assert mounted.toggle_storage() == "hangs"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        program = subprocess.Popen(["truncate", "-s", "100", path])
+        wait_until(lambda program=program: "request_wait" in sleeps_in(program), "truncating")
+        program.send_signal(number)
+        assert program.wait(20) == -number
+    assert mounted.toggle_storage() == "answers"
+    subprocess.run(["truncate", "-s", "100", path], check=True)
+    drop_pages(path)
+    assert path.read_bytes() == b"x" * 100
+
+
+def test_a_signal_that_is_handled_ends_no_sync(mounted: MemoryMount) -> None:
+    """Programs that get signals all the time do not expect that."""
+    path, handled = mounted.path / "file", "import signal; signal.signal(signal.SIGUSR1, lambda *_: None); "
+    code = handled + "import os, sys; f = os.open(sys.argv[1], 65); os.write(f, b'kept'); os.fsync(f); print('synced')"
+    assert mounted.toggle_storage() == "hangs"
+    program = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: "request_wait" in sleeps_in(program), "syncing")
+    program.send_signal(signal.SIGUSR1)
+    with pytest.raises(subprocess.TimeoutExpired):
+        program.wait(0.5)
+    assert mounted.toggle_storage() == "answers"
+    assert program.communicate(timeout=20)[0] == "synced\n"
+    assert path.read_bytes() == b"kept"
+
+
+def sleeps_in(process: subprocess.Popen[Any]) -> str:
+    """The kernel function in which it waits."""
+    return Path(f"/proc/{process.pid}/wchan").read_text()
+
+
+def drop_pages(path: Path) -> None:
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def refused(path: Path) -> str:

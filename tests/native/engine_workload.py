@@ -17,11 +17,13 @@ from random import Random
 
 from tests.native.recorder import power_loss
 
-from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, InodeId, TargetId
+from threefs.client.storage.channels import Ticket
+from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, ClientId, InodeId, TargetId
 from threefs.storage.engine import Commit, Update, UpdateKind
 from threefs.storage.native_engine import EngineOptions, NativeEngine
 
 TARGET = TargetId(3)
+CLIENT = ClientId(b"client of chunks")  # its channels are the chunks' numbers, its sequences their versions
 SIZES = (65536, 131072, 1 << 21)
 
 
@@ -58,7 +60,9 @@ class Workload:
         draw, old = self.random, chunk.data
         kinds = [UpdateKind.WRITE] * 6 + [UpdateKind.TRUNCATE, UpdateKind.EXTEND, UpdateKind.REPLACE]
         kind = draw.choice(kinds + [UpdateKind.REMOVE] * bool(chunk.version > 2))
-        update = Update(TARGET, chunk.id, kind, chunk.chunk_bytes, ChunkVersion(chunk.version + 1), ChainVersion(1))
+        version = ChunkVersion(chunk.version + 1)
+        ticket = Ticket(CLIENT, chunk.number, version)
+        update = Update(TARGET, chunk.id, kind, chunk.chunk_bytes, version, ChainVersion(1), ticket=ticket)
         length = draw.choice([1, 100, 4096, 5000, 8192, 16384, 20000])
         if kind is UpdateKind.REMOVE:
             return update, b""

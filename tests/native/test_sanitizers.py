@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,9 +20,9 @@ DRIVER = Path(__file__).with_name("engine_driver.c")
 PARTS = ["buffers", "crc32c", "engine", *INNER]
 
 
-def build(folder: Path, sanitizer: str) -> Path:
-    driver = folder / "engine_driver"
-    sources = [str(DRIVER), *(str(NATIVE / f"{part}.c") for part in PARTS)]
+def build(folder: Path, sanitizer: str, source: Path = DRIVER, parts: Sequence[str] = tuple(PARTS)) -> Path:
+    driver = folder / source.stem
+    sources = [str(source), *(str(NATIVE / f"{part}.c") for part in parts)]
     options = ["-g", "-O1", "-std=c11", "-D_GNU_SOURCE", *CPU, *WARNINGS, "-Werror", f"-I{NATIVE}", "-pthread"]
     checks = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=undefined"]
     subprocess.run(["gcc", *options, *checks, "-o", driver, *sources, "-luring", "-llmdb"], check=True)
@@ -40,6 +41,13 @@ def storm(tmp_path: Path, sanitizer: str, *, seeds: range, rounds: int) -> None:
 
 def test_a_short_storm(tmp_path: Path) -> None:
     storm(tmp_path, "address,undefined", seeds=range(1, 2), rounds=100)
+
+
+def test_partitioning_and_sorting_stay_within_their_buffers(tmp_path: Path) -> None:
+    source = DRIVER.with_name("shuffle_driver.c")
+    driver = build(tmp_path, "address,undefined", source, ["shuffle", "record_sort"])
+    run = subprocess.run([driver], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-4000:]
 
 
 @pytest.mark.proof

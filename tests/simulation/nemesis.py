@@ -98,13 +98,15 @@ class Nemesis:
         await self._cut([pair if self._random.random() < 0.5 else pair[::-1] for pair in chosen], both=False)
 
     async def _isolate(self) -> None:
-        """A storage daemon and a client that reach each other, but not mgmtd: the daemon has to fence itself."""
+        """A storage daemon and a client that reach each other, but not mgmtd: the daemon has to fence itself. Each
+        hears of the others again at its own time, so that a client may hold a map that the daemon has left behind."""
         storages = self._world.of_kind("storage")
         victim, client = self._random.choice(storages), self._random.choice(self._world.of_kind("client"))
         unheard = self._world.of_kind("mgmtd")
-        pairs = [(lonely.name, mgmtd.name) for lonely in (victim, client) for mgmtd in unheard]
-        pairs += [(victim.name, other.name) for other in storages if other is not victim]
-        await self._cut(pairs, both=True)
+        daemon = [(victim.name, other.name) for other in [*unheard, *storages] if other is not victim]
+        await asyncio.gather(
+            self._cut(daemon, both=True), self._cut([(client.name, mgmtd.name) for mgmtd in unheard], both=True)
+        )
 
     async def _cut(self, pairs: list[tuple[str, str]], *, both: bool) -> None:
         for source, target in pairs:

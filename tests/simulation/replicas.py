@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from tests.simulation.world import StorageProcess, World
 
+from threefs.client.storage.channels import NOBODY, Ticket
 from threefs.common.ids import TargetId
 from threefs.storage.simulated_engine import Chunk
+
+Summary = tuple[int | None, int, int, Ticket]
 
 
 def violations(world: World) -> list[str]:
@@ -23,8 +26,8 @@ def violations(world: World) -> list[str]:
     return found
 
 
-def _content(world: World, target: TargetId) -> dict[str, tuple[int | None, int, int]]:
-    """(committed version, length, CRC32C) of every chunk; the version is None while an update is pending."""
+def _content(world: World, target: TargetId) -> dict[str, Summary]:
+    """(committed version, length, CRC32C, ticket) of every chunk; the version is None while an update is pending."""
     process = next(p for p in world.of_kind("storage") if target in world.targets_of(p.node))  # type: ignore[attr-defined]
     assert isinstance(process, StorageProcess)
     assert process.disk.engine is not None
@@ -32,7 +35,7 @@ def _content(world: World, target: TargetId) -> dict[str, tuple[int | None, int,
     return {str(chunk): _summary(state) for chunk, state in chunks.items()}
 
 
-def _summary(chunk: Chunk) -> tuple[int | None, int, int]:
+def _summary(chunk: Chunk) -> Summary:
     done = chunk.committed
-    length, crc = (len(done.data), done.crc32c) if done else (0, 0)
-    return (None if chunk.pending is not None else chunk.version, length, crc)
+    length, crc, ticket = (len(done.data), done.crc32c, done.ticket) if done else (0, 0, NOBODY)
+    return (None if chunk.pending is not None else chunk.version, length, crc, ticket)

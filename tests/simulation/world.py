@@ -47,6 +47,7 @@ class Shape:
     clients: int = 3
     chains: int = 3
     replicas: int = 3
+    attempt_timeout_s: float = 5.0  # of one call between storage daemons
 
 
 async def _outcome(work: Coroutine[Any, Any, None]) -> ThreefsError | None:
@@ -217,6 +218,7 @@ class StorageProcess(Process):
                 listen=f"{self.name}:1",
                 mgmtd=self.world.mgmtd_addresses,
                 disks=[DiskConfig(path="simulated")],
+                attempt_timeout_s=self.world.shape.attempt_timeout_s,
             ),
             runtime=runtime,
             carrier=self.world.network.carrier(runtime, self.name),

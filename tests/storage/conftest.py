@@ -121,8 +121,11 @@ class Cluster:
     async def whole(self) -> None:
         """All targets serve, by the map and by the daemons themselves."""
         await self.until(lambda routing: CHAIN in routing.chains and len(routing.chains[CHAIN].serving()) == self.count)
+        await self.until_settled(*self.numbers)
+
+    async def until_settled(self, *numbers: int) -> None:
         for _ in range(1000):
-            if all(t.life.phase.name == "UPTODATE" for n in self.numbers for t in self.servers[n].targets):
+            if all(t.life.phase.name == "UPTODATE" for n in numbers for t in self.servers[n].targets):
                 return
             await self.runtimes["client"].sleep(0.01)
         raise AssertionError("a target that serves by the map never became up to date")

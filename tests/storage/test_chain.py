@@ -8,11 +8,12 @@ import pytest
 from tests.storage.conftest import CHAIN, CHUNK_BYTES, Cluster, chunk
 
 from threefs.client.storage.types import ReadIO, WriteIO
-from threefs.common.errors import CODES, BadRequest, NoSpace, StaleRouting
+from threefs.common.errors import CODES, BadRequest, NoSpace, StaleRouting, ThreefsError
 from threefs.common.ids import ChunkId, InodeId
+from threefs.common.routing import PublicState
 from threefs.native.checksum import crc32c
 from threefs.proto import data_plane
-from threefs.proto.data_plane import UpdateRequest
+from threefs.proto.data_plane import UpdateReply, UpdateRequest
 
 pytestmark = pytest.mark.unit
 
@@ -25,9 +26,11 @@ def request(cluster: Cluster, data: bytes, *, sequence: int = 1, version: int = 
     )  # fmt: skip
 
 
-async def send(cluster: Cluster, update: UpdateRequest, data: bytes) -> data_plane.UpdateReply:
+async def send(
+    cluster: Cluster, update: UpdateRequest, data: bytes, *, timeout_s: float = 5.0
+) -> data_plane.UpdateReply:
     body = data_plane.pack_updates([update])
-    reply = await cluster.transport.call("storage1:1", data_plane.WRITE, body, [data], timeout_s=5.0)
+    reply = await cluster.transport.call("storage1:1", data_plane.WRITE, body, [data], timeout_s=timeout_s)
     (answer,), _ = data_plane.unpack_update_replies(reply.body, 1)
     return answer
 
@@ -83,12 +86,97 @@ def test_a_retry_is_recognised_on_every_replica(cluster: Cluster) -> None:
         assert (await cluster.assert_equal_replicas())[0][0] == 1
         cluster.crash(1)
         await cluster.gone(1)
-        update = update._replace(target=cluster.chain.targets[0], chain_version=cluster.chain.version)
-        body = data_plane.pack_updates([update])
-        address = cluster.routing.routing.target_address(cluster.chain.targets[0])
-        reply = await cluster.transport.call(address, data_plane.WRITE, body, [b"once"], timeout_s=5.0)
-        (answer,), _ = data_plane.unpack_update_replies(reply.body, 1)
+        answer = await send_again(cluster, update, b"once")
         assert (answer.status, answer.version) == (0, 1), "the new head knows what the old one did"
+
+    cluster.run(main)
+
+
+async def send_again(cluster: Cluster, update: UpdateRequest, data: bytes) -> UpdateReply:
+    """The retry of a client that follows the chain."""
+    head = cluster.chain.targets[0]
+    update = update._replace(target=head, chain_version=cluster.chain.version)
+    address = cluster.routing.routing.target_address(head)
+    reply = await cluster.transport.call(
+        address, data_plane.WRITE, data_plane.pack_updates([update]), [data], timeout_s=5.0
+    )
+    (answer,), _ = data_plane.unpack_update_replies(reply.body, 1)
+    return answer
+
+
+async def restart_everything(cluster: Cluster) -> None:
+    for n in cluster.numbers:
+        cluster.crash(n)
+    for n in cluster.numbers:
+        await cluster.gone(n)
+        await cluster.start(n)
+    await cluster.whole()
+
+
+@pytest.mark.parametrize("between", ["nothing", "others", "removal"])
+def test_a_retry_is_recognised_after_all_replicas_restarted(cluster: Cluster, between: str) -> None:
+    async def main() -> None:
+        update = request(cluster, b"once")
+        assert (await send(cluster, update, b"once")).status == 0
+        await restart_everything(cluster)
+        if between == "others":
+            for count in range(20):
+                await cluster.write(0, b"%04d" % count)
+        elif between == "removal":
+            await cluster.client.remove_chunks(CHAIN, chunk().inode, first=0, last=1)
+        before = await cluster.assert_equal_replicas()
+        await restart_everything(cluster)
+        assert (await send_again(cluster, update, b"once")).status == 0
+        assert await cluster.assert_equal_replicas() == before, "it was not applied again"
+
+    cluster.run(main)
+
+
+def test_a_retry_of_what_was_in_flight_when_everything_died_is_applied_once(cluster: Cluster) -> None:
+    async def main() -> None:
+        await cluster.write(0, b"old!")
+        cluster.crash(3)
+        await cluster.gone(3)
+        cluster.network.cut("storage1", "storage2")
+        update = request(cluster, b"once")
+        with pytest.raises(ThreefsError):
+            await send(cluster, update, b"once", timeout_s=0.5)
+        assert (await cluster.metas(1))[0].pending == 2
+        cluster.crash(2)
+        await asyncio.sleep(1.0)  # so that mgmtd misses the head last: it keeps the chain's state
+        cluster.crash(1)
+        await cluster.until(lambda routing: routing.chains[CHAIN].states[0] is PublicState.LASTSRV)
+        assert cluster.chain.targets[0] == cluster.target(1)
+        cluster.network.heal()
+        for n in cluster.numbers:
+            await cluster.start(n)
+        await cluster.whole()
+        await cluster.write(0, b"newer")
+        assert (await send_again(cluster, update, b"once")).status == 0
+        assert (await cluster.assert_equal_replicas())[0] == (3, 5, crc32c(b"newer"))
+
+    cluster.run(main)
+
+
+def test_a_filled_target_recognises_retries_after_it_restarted_alone(cluster: Cluster) -> None:
+    async def main() -> None:
+        cluster.crash(3)
+        await cluster.gone(3)
+        update = request(cluster, b"once")
+        assert (await send_again(cluster, update, b"once")).status == 0
+        await cluster.start(3)
+        await cluster.whole()
+        await cluster.write(0, b"newer")
+        for n in cluster.numbers:
+            cluster.crash(n)
+            await cluster.gone(n)
+        assert cluster.chain.states[0] is PublicState.LASTSRV
+        assert cluster.chain.targets[0] == cluster.target(3)
+        await cluster.start(3)
+        await cluster.until(lambda routing: routing.chains[CHAIN].serving() == (cluster.target(3),))
+        await cluster.until_settled(3)
+        assert (await send_again(cluster, update, b"once")).status == 0
+        assert await cluster.read(0) == b"newer"
 
     cluster.run(main)
 

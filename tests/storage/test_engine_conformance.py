@@ -10,21 +10,22 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from threefs.client.storage.channels import NOBODY, Ticket
 from threefs.common.errors import BadRequest, ChecksumMismatch, Conflict, NotFound
-from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, InodeId, TargetId
+from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, ClientId, InodeId, TargetId
 from threefs.common.runtime.simulated import Simulation
 from threefs.native.checksum import crc32c
 from threefs.storage.engine import (
-    READ_ARRAY,
     ChunkEngine,
     ChunkMeta,
     Commit,
+    Finished,
     MissingUpdate,
+    Outcome,
     ReadOp,
     StaleUpdate,
     Update,
@@ -524,33 +525,54 @@ def test_any_sequence_agrees_with_the_model(
     kind.run(tmp_path_factory.mktemp("engine"), lambda opener: play(opener, steps, chunk_bytes))
 
 
-def test_an_array_of_reads_gives_what_single_reads_give(kind: Native | Simulated, tmp_path: Path) -> None:
+def ticket(sequence: int, channel: int = 1, client: bytes = b"c") -> Ticket:
+    return Ticket(ClientId(client.ljust(16, b".")), channel, sequence)
+
+
+def test_a_commit_remembers_whose_update_it_was(kind: Native | Simulated, tmp_path: Path) -> None:
     async def body(opener: Open) -> None:
         async with engine_of(opener) as engine:
-            ids = [ChunkId(InodeId(5), number) for number in range(4)]
-            for number, chunk in enumerate(ids[:3]):
-                content = bytes([number + 1]) * (9000 - number)
-                await engine.stage([update(UpdateKind.WRITE, 1, data=content, chunk=chunk)])
-                await engine.commit([Commit(TARGET, chunk, ChunkVersion(1), ChainVersion(7))])
-            await engine.stage([update(UpdateKind.WRITE, 2, data=b"pending", chunk=ids[1])])
-            asked = [(ids[index % 4], 100 * index, 4096 if index % 2 else 8900) for index in range(8)]
-            singles = [ReadOp(TARGET, chunk, offset, memoryview(bytearray(size))) for chunk, offset, size in asked]
-            singles.append(ReadOp(TargetId(99), CHUNK, 0, memoryview(bytearray(10))))
-            expected = await engine.read(singles)
-            reads = np.zeros(len(singles), READ_ARRAY)
-            for index, op in enumerate(singles):
-                reads[index]["target"], reads[index]["chunk"] = op.target, np.void(op.chunk.pack())
-                reads[index]["offset"], reads[index]["bytes"] = op.offset, len(op.buffer)
-            data = memoryview(bytearray(sum(len(op.buffer) for op in singles)))
-            await engine.read_array(reads, data)
-            start = 0
-            for found, op, result in zip(reads, singles, expected, strict=True):
-                assert (found["error"] != 0) == (result.error is not None)
-                if result.error is None:
-                    assert (found["length"], found["crc32c"]) == (result.length, result.crc32c)
-                    assert (found["committed"], found["pending"]) == (result.committed, result.pending)
-                    assert found["chain_version"] == result.committed_chain_version
-                    assert data[start : start + result.length] == op.buffer[: result.length]
-                start += len(op.buffer)
+            first = replace(update(UpdateKind.WRITE, 1, data=b"one"), ticket=ticket(7))
+            await stage(engine, first)
+            found = await meta(engine)
+            assert found is not None
+            assert (found.pending_ticket, found.ticket) == (ticket(7), NOBODY)
+            assert await commit(engine, 1, chain=3) is None
+            await stage(engine, replace(update(UpdateKind.WRITE, 2, data=b"two"), ticket=ticket(9, channel=2)))
+        async with engine_of(opener) as engine:
+            found = await meta(engine)
+            assert found is not None
+            assert (found.ticket, found.pending_ticket) == (ticket(7), ticket(9, channel=2))
+            assert [(item.ticket, item.outcome) for item in engine.finished(TARGET)] == [
+                (ticket(7), Outcome(ChunkVersion(1), ChainVersion(3), 3, crc32c(b"one")))
+            ]
+            await engine.abort(TARGET, CHUNK, ChunkVersion(2))
+            await put(engine, replace(update(UpdateKind.REMOVE, 2), ticket=ticket(8)))
+            await engine.sync()
+            assert [item.ticket for item in engine.finished(TARGET)] == [ticket(8)], "one for each channel"
+        async with engine_of(opener) as engine:
+            assert await meta(engine) is None
+            assert [item.ticket for item in engine.finished(TARGET)] == [ticket(8)], "also of a chunk that is gone"
+
+    kind.run(tmp_path, body)
+
+
+def test_what_was_finished_elsewhere_is_remembered_until_it_is_forgotten(
+    kind: Native | Simulated, tmp_path: Path
+) -> None:
+    async def body(opener: Open) -> None:
+        done = Outcome(ChunkVersion(4), ChainVersion(2), 10, 20)
+        wanted = [Finished(ticket(5, channel), done, 1000 + channel) for channel in range(5000)]
+        async with engine_of(opener) as engine:
+            await engine.remember(TARGET, wanted)
+            await engine.remember(TARGET, [Finished(ticket(4, 17), done, 9999)])
+            assert engine.finished(TARGET) == wanted, "a later sequence is not replaced by an earlier one"
+            engine.forget(TARGET, [ticket(1, channel) for channel in range(10, 5000)])
+            await engine.sync()
+        async with engine_of(opener) as engine:
+            assert engine.finished(TARGET) == wanted[:10]
+            await engine.drop_target(TARGET)
+            await engine.create_target(TARGET)
+            assert engine.finished(TARGET) == []
 
     kind.run(tmp_path, body)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from threefs.client.storage.channels import ChannelPool
+from threefs.client.storage.channels import ChannelPool, Ticket
 from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, ClientId, InodeId, TargetId
-from threefs.storage.channels import RECORDS_MAX, Channels, Outcome, Superseded
+from threefs.storage.channels import RECORDS_MAX, Channels, Key, Outcome, Superseded
 from threefs.storage.locks import ChunkLocks
 
 pytestmark = pytest.mark.unit
 
 A, B = [(TargetId(1), ChunkId(InodeId(1), number)) for number in (0, 1)]
 KEY = (b"client", 1)
+TICKET = Ticket(ClientId(b"client"), 1, 1)
+OTHER = ClientId(b"other client")
 DONE = Outcome(ChunkVersion(5), ChainVersion(2), 10, 20)
 
 
@@ -97,15 +100,20 @@ def test_a_refused_update_may_be_tried_again_and_one_given_up_is_remembered() ->
     async def main() -> None:
         channels, chunk = Channels(), A[1]
         record, _ = channels.admit(KEY, 1)
+        record.version = ChunkVersion(4)
         channels.forget(record)
+        with pytest.raises(Superseded):
+            channels.admit(KEY, 0)
         record, mine = channels.admit(KEY, 1)
-        assert mine
-        channels.staged(record, chunk, ChunkVersion(5))
+        assert (mine, record.version) == (True, 0)
+        record.version = ChunkVersion(5)
         channels.give_up(record)
+        channels.left(chunk)
         assert channels.unresolved() == [chunk]
-        channels.committed(chunk, Outcome(ChunkVersion(4), ChainVersion(2), 1, 1))
-        assert record.outcome is None, "that was an earlier version"
-        channels.committed(chunk, DONE)
+        channels.absorb(Ticket(OTHER, 1, 9), Outcome(ChunkVersion(5), ChainVersion(2), 1, 1))
+        assert record.outcome is None, "that was somebody else's update"
+        channels.absorb(TICKET, DONE)
+        channels.resolved(chunk)
         assert channels.unresolved() == []
         assert channels.admit(KEY, 1) == (record, False)
         assert record.outcome == DONE
@@ -117,30 +125,31 @@ def test_a_filled_target_knows_what_its_predecessor_saw() -> None:
     async def main() -> None:
         channels, other = Channels(), Channels()
         channels.finish(channels.admit(KEY, 7)[0], DONE)
-        channels.admit((b"client", 2), 8)  # still running: not exported
-        for record in channels.export():
-            assert record.outcome is not None
-            other.absorb(record.key, record.sequence, record.outcome)
+        channels.admit((OTHER, 2), 8)  # still running: not exported
+        for ticket, outcome in channels.export():
+            other.absorb(ticket, outcome)
         assert other.admit(KEY, 7)[0].outcome == DONE
         with pytest.raises(Superseded):
             other.admit(KEY, 6)
-        other.absorb(KEY, 5, Outcome(ChunkVersion(1), ChainVersion(1), 0, 0))
+        other.absorb(replace(TICKET, sequence=5), Outcome(ChunkVersion(1), ChainVersion(1), 0, 0))
         assert other.admit(KEY, 7)[0].outcome == DONE, "an older record does not replace a newer one"
-        other.clear()
-        assert other.admit(KEY, 1)[1]
+        other.disown()
+        assert other.admit(KEY, 7)[0].outcome == DONE, "what is finished stays so"
 
     asyncio.run(main())
 
 
 def test_records_are_bounded_and_the_oldest_finished_go_first() -> None:
     async def main() -> None:
-        channels = Channels()
+        forgotten: list[Key] = []
+        channels = Channels(forget=forgotten.append)
         for channel in range(RECORDS_MAX + 10):
             record, _ = channels.admit((b"c", channel), 1)
             channels.finish(record, DONE)
         assert sum(1 for _ in channels.export()) <= RECORDS_MAX + 1
         assert channels.admit((b"c", RECORDS_MAX + 9), 1)[0].outcome == DONE
         assert channels.admit((b"c", 0), 1)[1], "forgotten"
+        assert forgotten[:2] == [(b"c", 0), (b"c", 1)]
 
     asyncio.run(main())
 

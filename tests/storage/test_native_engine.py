@@ -310,6 +310,19 @@ def test_a_store_without_its_head_does_not_open(tmp_path: Path) -> None:
         asyncio.run(NativeEngine.open(tmp_path))
 
 
+def test_a_folder_of_another_format_does_not_open(tmp_path: Path) -> None:
+    async def main() -> None:
+        await (await NativeEngine.open(tmp_path)).close()
+
+    asyncio.run(main())
+    records = tmp_path / "data.mdb"
+    raw = records.read_bytes()
+    assert b"format\x02\0\0\0" in raw
+    records.write_bytes(raw.replace(b"format\x02\0\0\0", b"format\x01\0\0\0"))
+    with pytest.raises(Corrupt, match="in another format: move the folder away"):
+        asyncio.run(main())
+
+
 def test_a_missing_block_file_does_not_open(tmp_path: Path) -> None:
     async def write() -> None:
         async with opened(tmp_path) as engine:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from shutil import rmtree
 
@@ -35,31 +36,45 @@ def sequential(
     ]
 
 
-def names(mounted: Path, local: Path, count: int, *, remount: Callable[[], object]) -> list[Measurement]:
-    """Creates of empty files, and stats of them that the kernel does not know yet."""
-    results = []
-    rates: dict[str, list[float]] = {"create": [], "stat": []}
-    for base in (mounted, local):
-        folder = base / "names"
-        folder.mkdir()
-        paths = [folder / f"{number:06}" for number in range(count)]
-        rates["create"].append(median_rate(count, partial(_create, paths), repeat=1))
-        if base == mounted:
-            remount()
-        drop_caches()
-        rates["stat"].append(median_rate(count, partial(_stat, paths), repeat=1))
-        rmtree(folder)
-    for what, text in (("create", "creates of empty files"), ("stat", "stats of fresh inodes")):
-        ours, theirs = rates[what]
-        results.append(Measurement(text, "1/s", ours, theirs, "the local file system"))
-    return results
+def names(
+    mounted: Path, local: Path, count: int, *, remount: Callable[[], object], processes: int = 1
+) -> list[Measurement]:
+    """Creates of empty files in one directory, and stats of them that the kernel does not know yet: each by so many
+    processes at a time, one file after the other."""
+    creates, stats = [], []
+    with ProcessPoolExecutor(processes, mp_context=get_context("fork")) as pool:
+        list(pool.map(_nothing, range(processes)))  # they start here
+        for base in (mounted, local):
+            folder = base / f"names-{processes}"
+            folder.mkdir()
+            paths = [f"{folder}/{number:06}" for number in range(count)]
+            creates.append(_rate(pool, _create, paths, processes))
+            if base == mounted:
+                remount()
+            drop_caches()
+            stats.append(_rate(pool, _stat, paths, processes))
+            rmtree(folder)
+    who = "1 process" if processes == 1 else f"{processes} processes"
+    return [
+        Measurement(f"creates of empty files, {who}", "1/s", creates[0], creates[1], "the local file system"),
+        Measurement(f"stats of fresh inodes, {who}", "1/s", stats[0], stats[1], "the local file system"),
+    ]
 
 
-def _create(paths: list[Path]) -> None:
+def _rate(pool: ProcessPoolExecutor, work: Callable[[list[str]], None], paths: list[str], processes: int) -> float:
+    shares = [paths[first::processes] for first in range(processes)]
+    return median_rate(len(paths), lambda: list(pool.map(work, shares)), repeat=1)
+
+
+def _nothing(number: int) -> None:
+    """What a process does to be there."""
+
+
+def _create(paths: list[str]) -> None:
     for path in paths:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
 
 
-def _stat(paths: list[Path]) -> None:
+def _stat(paths: list[str]) -> None:
     for path in paths:
         os.stat(path)

@@ -52,13 +52,18 @@ def record_count(path: Path) -> int:
 def read_at(descriptor: int, offset: int, size: int) -> memoryview:
     """Exactly `size` bytes; OSError if the file ends before."""
     out = buffer(size)
+    read_into(descriptor, offset, out)
+    return out
+
+
+def read_into(descriptor: int, offset: int, out: memoryview) -> None:
+    """Fills `out`; OSError if the file ends before."""
     done = 0
-    while done < size:
+    while done < len(out):
         got = os.preadv(descriptor, [out[done:]], offset + done)
         if not got:
-            raise OSError(f"file ended at {offset + done}, expected {offset + size} bytes")
+            raise OSError(f"file ended at {offset + done}, expected {offset + len(out)} bytes")
         done += got
-    return out
 
 
 def write_at(descriptor: int, offset: int, data: memoryview) -> None:

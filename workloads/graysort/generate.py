@@ -18,9 +18,10 @@ def generate_file(
     ascii_text: bool = False,
     skewed: bool = False,
     workers: int = 2,
+    sync: bool = True,
     progress: Progress = no_progress,
 ) -> Summary:
-    """Writes and syncs records start … start + count - 1; an existing file is replaced."""
+    """Writes records start … start + count - 1 and syncs them; an existing file is replaced."""
     with opened(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as descriptor:
 
         def make(piece: tuple[int, int]) -> Summary:
@@ -32,5 +33,6 @@ def generate_file(
             return records.summarise(made)
 
         summaries = in_parallel(make, pieces(count * RECORD_BYTES), workers)
-        os.fsync(descriptor)
+        if sync:
+            os.fsync(descriptor)
     return sum(summaries, Summary())

@@ -5,7 +5,9 @@ Source of the format: the published description of gensort 1.5. Equal arguments 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from threefs.native._core import ffi, lib
@@ -14,6 +16,7 @@ from threefs.native.buffers import buffer
 RECORD_BYTES: Final = 100
 KEY_BYTES: Final = 10
 _NONE = 2**64 - 1
+_SCRATCH_BYTES: Final = 32  # a record, for sorting
 
 
 def _bytes_of(view: memoryview | bytes) -> object:
@@ -76,18 +79,35 @@ def summarise(records: memoryview) -> Summary:
     )
 
 
-def sort_records(records: memoryview) -> memoryview:
-    """The records in key order, equal keys in their old order, in a new buffer. MemoryError if there is none."""
-    out = buffer(len(records))
-    if lib.record_sort(_bytes_of(out), _bytes_of(records), len(records) // RECORD_BYTES):
-        raise MemoryError(f"no memory to sort {len(records)} bytes of records")
+def sort_records(pieces: Sequence[memoryview]) -> memoryview:
+    """All records of the pieces in key order, equal keys in their old order, in a new buffer."""
+    size = sum(map(len, pieces))
+    out, scratch = buffer(size), buffer(size // RECORD_BYTES * _SCRATCH_BYTES)
+    views = [ffi.from_buffer(piece) for piece in pieces]
+    addresses = ffi.new("uint8_t *[]", [ffi.cast("uint8_t *", view) for view in views])
+    counts = ffi.new("uint64_t[]", [len(piece) // RECORD_BYTES for piece in pieces])
+    lib.record_sort(_bytes_of(out), addresses, counts, len(pieces), ffi.from_buffer(scratch))
     return out
 
 
-def partition(records: memoryview, splitters: bytes) -> list[memoryview]:
-    """The records grouped by key range: element p has those with splitters[p - 1] <= key < splitters[p].
+@dataclass(frozen=True, slots=True)
+class Partitioned:
+    """Records grouped by key range, one range behind the other."""
 
-    `splitters` is a concatenation of sorted 10-byte keys; n of them make n + 1 partitions.
+    data: memoryview
+    ends: tuple[int, ...]  # where each range ends in data
+
+    def __getitem__(self, number: int) -> memoryview:
+        return self.data[self.ends[number - 1] if number else 0 : self.ends[number]]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+
+def partition(records: memoryview, splitters: bytes) -> Partitioned:
+    """The records by key range: range p has those with splitters[p - 1] <= key < splitters[p].
+
+    `splitters` is a concatenation of sorted 10-byte keys; n of them make n + 1 ranges.
     """
     partitions = len(splitters) // KEY_BYTES + 1
     out = buffer(len(records))
@@ -95,9 +115,4 @@ def partition(records: memoryview, splitters: bytes) -> list[memoryview]:
     count = len(records) // RECORD_BYTES
     if lib.record_partition(_bytes_of(out), _bytes_of(records), count, _bytes_of(splitters), partitions, counts):
         raise MemoryError(f"no memory to partition {len(records)} bytes of records")
-    pieces, start = [], 0
-    for number in range(partitions):
-        end = start + counts[number] * RECORD_BYTES
-        pieces.append(out[start:end])
-        start = end
-    return pieces
+    return Partitioned(out, tuple(accumulate(found * RECORD_BYTES for found in counts)))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from threefs.common.errors import Corrupt, NoSpace, UserError
+from threefs.common.errors import Corrupt, InternalError, NoSpace, UserError
 from threefs.common.kv.embedded import EmbeddedEngine
 from threefs.common.kv.errors import KvMaybeCommitted, KvOwned, KvTooOld, KvUnavailable
 from threefs.common.kv.factory import KvConfig, open_engine
@@ -155,6 +155,35 @@ def test_snapshots_end_with_their_transactions_or_with_old_age(tmp_path: Path, l
     loop.run(body())
 
 
+def test_what_only_reads_sees_one_snapshot_and_cannot_write(tmp_path: Path, loop: asyncio.Runner) -> None:
+    async def body() -> None:
+        engine = await EmbeddedEngine.open(RealRuntime(), tmp_path, MAP_BYTES)
+
+        async def put(value: bytes) -> None:
+            writer = engine.begin()
+            writer.set(b"a", value)
+            await writer.commit()
+
+        async def look(txn: Transaction) -> tuple[bytes | None, list[tuple[bytes, bytes]]]:
+            first = await txn.get(b"a")
+            await put(b"2")
+            assert await txn.get(b"a") == first
+            return first, await txn.get_range(b"", b"\xff\xff")  # what is the store's own stays hidden
+
+        await put(b"1")
+        assert await engine.read(look) == (b"1", [(b"a", b"1")])
+
+        async def change(txn: Transaction) -> None:
+            txn.set(b"a", b"3")
+
+        with pytest.raises(InternalError, match="only reads"):
+            await engine.read(change)
+        assert not engine.snapshots
+        await engine.close()
+
+    loop.run(body())
+
+
 def test_a_full_map_is_explained_and_harms_nothing(tmp_path: Path, loop: asyncio.Runner) -> None:
     async def body() -> None:
         engine = await open_engine(KvConfig(path=str(tmp_path / "kv"), map_bytes_max=1 << 20), RealRuntime())
@@ -214,10 +243,10 @@ def test_a_failing_disk_stops_the_store(tmp_path: Path, loop: asyncio.Runner, mo
     async def body() -> None:
         engine = await EmbeddedEngine.open(RealRuntime(), tmp_path, MAP_BYTES)
 
-        def fail(batch: bytes) -> int:
+        def fail(group: object) -> None:
             raise KvMaybeCommitted("writing: Input/output error")
 
-        monkeypatch.setattr(engine, "_write", fail)
+        monkeypatch.setattr(engine, "_check_written", fail)
         for error in (KvMaybeCommitted, KvUnavailable):
             txn = engine.begin()
             txn.set(b"a", b"1")

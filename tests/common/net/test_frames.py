@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from threefs.common.errors import FileError, InternalError, StaleRouting, Timeout, Unreachable, Unsupported, UserError
-from threefs.common.net.frame import HEADER_BYTES, FrameDamaged, Kind, pack, unpack
+from threefs.common.net.frame import HEADER_BYTES, FrameDamaged, Header, Kind, pack, unpack
 from threefs.common.net.frame_server import FrameCarrier
+from threefs.common.net.frames import FrameProtocol
 from threefs.common.net.interface import Reply, Request, Transport
 from threefs.common.runtime.real import RealRuntime
 
@@ -165,3 +166,35 @@ def test_lengths_beyond_the_limits_are_refused() -> None:
     assert unpack(header).kind is Kind.REPLY
     with pytest.raises(FrameDamaged, match="does not speak 3fs frames"):
         unpack(b"GET / HTTP/1.1\r\n" + bytes(HEADER_BYTES))
+
+
+class _Taken(FrameProtocol):
+    """A receiving end that keeps what it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[tuple[int, bytes, bytes]] = []
+
+    def frame_received(self, header: Header, body: bytes, data: Sequence[memoryview]) -> None:
+        self.taken.append((header.request_id, body, b"".join(data)))
+
+
+@pytest.mark.parametrize("step", [1, 7, 39, 41, 4096, 1 << 20])
+def test_frames_are_cut_out_of_any_pieces(step: int) -> None:
+    """Small frames that share a read, bodies and data larger than the stage, and every place where a read may end."""
+    sizes = [(0, 0), (1, 0), (0, 1), (30, 70), (8192, 0), (8193, 0), (8152, 9), (20_000, 30_000), (5, 8192), (3, 0)]
+    sent, expected = b"", []
+    for number, (body_bytes, data_bytes) in enumerate(sizes):
+        body, data = bytes([number + 1]) * body_bytes, bytes([number + 101]) * data_bytes
+        sent += pack(Kind.REPLY, 1, number, body, data_bytes) + data
+        expected.append((number, body, data))
+    end = _Taken()
+    at = 0
+    while at < len(sent):
+        view = end.get_buffer(-1)
+        count = min(len(view), step, len(sent) - at)
+        assert count, f"no room for byte {at}"
+        view[:count] = sent[at : at + count]
+        end.buffer_updated(count)
+        at += count
+    assert end.taken == expected

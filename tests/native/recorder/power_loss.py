@@ -55,6 +55,11 @@ class Event:
     def text(self) -> str:
         return self.payload.decode()
 
+    @property
+    def is_durable(self) -> bool:
+        """An O_DSYNC write."""
+        return bool(self.flags & _DURABLE)
+
 
 def build(folder: Path) -> Path:
     """Compiles the recorder into `folder`."""

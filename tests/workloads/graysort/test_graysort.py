@@ -62,7 +62,7 @@ def test_skewed_keys_start_with_the_table_row_of_their_magnitude() -> None:
 
 def test_sorting_equals_a_stable_numpy_sort() -> None:
     made = records.generate(0, 50_000, skewed=True)
-    ordered = records.sort_records(made)
+    ordered = records.sort_records([made[:1_000_000], made[1_000_000:]])
     keys = np.frombuffer(made, np.uint8).reshape(-1, 100)
     order = np.lexsort([keys[:, column] for column in range(9, -1, -1)])
     assert bytes(ordered) == keys[order].tobytes()

@@ -1,0 +1,471 @@
+"""The scheduler: walks a physical plan with an executor, and survives what happens to tasks.
+
+One thread, the caller's: it sends bundles of ready tasks, sleeps until an outcome arrives, and follows it up. Later
+stages go first, so that results are used while they are warm. State is per stage in `_StageRun`; what was sent is in
+`_flights`. One rule: every task that is needed ends up with exactly one result, or the run raises.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+import uuid
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from threefs.smallpond.errors import InfeasibleTask, JobCancelled, TaskFailed
+from threefs.smallpond.execution.events import Observer, StageProgress, TaskRecord
+from threefs.smallpond.execution.operators import run_operator
+from threefs.smallpond.execution.policy import BundlePolicy, RetryPolicy, SpeculationPolicy
+from threefs.smallpond.execution.program import Bundle, TaskReport, TaskSpec, dump_bundle, load_reports
+from threefs.smallpond.execution.programs import ProgramStore
+from threefs.smallpond.execution.results import ResultStore, StoredResult
+from threefs.smallpond.execution.runtime_ctx import RuntimeContext, TaskContext
+from threefs.smallpond.execution.stage import Output, PhysicalPlan, Ref, Slot, Stage
+from threefs.smallpond.executors.interface import Executor, Outcome, OutcomeKind, Resources, WorkItem
+from threefs.smallpond.executors.payload import Failure, loads
+from threefs.smallpond.logical.dataset import DataSet, merge_datasets
+from threefs.smallpond.logical.dataset.partitioned import PartitionedDataSet, ShuffleParts
+
+TICK = 0.25  # seconds between looks at stragglers and at hosts that join
+NO_HOST_SECONDS = 300.0  # how long a run waits for the first host of an elastic executor
+
+
+@dataclass
+class _StageRun:
+    """A stage as it goes. Invariant: every needed task is in exactly one of waiting, ready, flying, results."""
+
+    stage: Stage
+    progress: StageProgress
+    results: dict[int, StoredResult] = field(default_factory=dict)
+    needed: set[int] = field(default_factory=set)
+    waiting: dict[int, int] = field(default_factory=dict)  # task -> results and barriers that it waits for
+    ready: deque[int] = field(default_factory=deque)
+    flying: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))  # task -> items that run it
+    attempts: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    failures: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    losses: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    requests: dict[int, Resources] = field(default_factory=dict)  # where it differs from the stage's
+    durations: list[float] = field(default_factory=list)
+    raced: set[int] = field(default_factory=set)
+    alone: set[int] = field(default_factory=set)  # tasks that failed before: each in a bundle of its own
+
+    def complete(self) -> bool:
+        return len(self.results) >= len(self.needed) and all(task in self.results for task in self.needed)
+
+
+@dataclass
+class _Flight:
+    stage: int
+    tasks: list[int]
+    attempts: dict[int, int]
+    submitted: float
+    request: Resources
+
+
+class Scheduler:
+    """Runs plans one at a time. The executor's reports go into a queue that only `run` empties."""
+
+    def __init__(
+        self,
+        context: RuntimeContext,
+        executor: Executor,
+        store: ResultStore,
+        *,
+        observers: Sequence[Observer] = (),
+        retry: RetryPolicy | None = None,
+        speculation: SpeculationPolicy | None = None,
+        bundling: BundlePolicy | None = None,
+    ) -> None:
+        self._context = context
+        self._executor = executor
+        self._store = store
+        self.observers = list(observers)
+        self._retry = retry or RetryPolicy()
+        self._speculation = speculation or SpeculationPolicy()
+        self._bundling = bundling or BundlePolicy()
+        self._programs = ProgramStore(context)
+        self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        executor.start(self._outcomes.put)
+
+    # ---- a run ----
+
+    def run(self, plan: PhysicalPlan, roots: Sequence[Output], run_id: str = "") -> list[list[DataSet | None]]:
+        """For each root, the data set of every partition. Raises the first failure that is final, after everything
+        that still ran was stopped."""
+        self._run_id = run_id or uuid.uuid4().hex[:12]
+        self._plan = plan
+        self._runs = [_StageRun(stage, StageProgress(stage)) for stage in plan.stages]
+        self._flights: dict[str, _Flight] = {}
+        self._dependents: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        self._barrier_dependents: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        self._items = 0
+        self._demand(roots)
+        self._tell(lambda observer: observer.run_started([run.progress for run in self._runs if run.needed]))
+        error: BaseException | None = None
+        try:
+            self._prepare()
+            self._loop()
+            return [[self._collect(output, index) for index in range(len(output.partitions))] for output in roots]
+        except BaseException as exc:
+            error = JobCancelled("interrupted") if isinstance(exc, KeyboardInterrupt) else exc
+            self._stop_everything()
+            raise
+        finally:
+            self._tell(lambda observer: observer.run_ended(error))
+
+    def _demand(self, roots: Sequence[Output]) -> None:
+        """From the roots down: which tasks must run, given the results that are there already."""
+        for output in roots:
+            for stage in output.barriers:
+                self._need_all(stage)
+            for index in range(len(output.partitions)):
+                for stage, task in output.needs(index):
+                    self._runs[stage].needed.add(task)
+        for run in reversed(self._runs):
+            if not run.needed:
+                continue
+            if run.stage.kind in ("map", "exchange"):
+                found = self._store.load(run.stage.key)
+                run.results = {task: found[task] for task in run.needed if task in found}
+                run.progress.reused = len(run.results)
+            missing = [task for task in run.needed if task not in run.results]
+            run.progress.needed = len(run.needed)
+            run.progress.done = len(run.results)
+            if missing:
+                for stage in run.stage.barriers():
+                    self._need_all(stage)
+            for task in missing:
+                for stage, upstream in run.stage.needs(task):
+                    self._runs[stage].needed.add(upstream)
+
+    def _need_all(self, stage: int) -> None:
+        run = self._runs[stage]
+        run.needed.update(range(run.stage.size))
+
+    def _prepare(self) -> None:
+        """Count what every missing task waits for; what waits for nothing is ready."""
+        for run in self._runs:
+            barriers = [stage for stage in run.stage.barriers() if not self._runs[stage].complete()]
+            for task in sorted(run.needed - run.results.keys()):
+                waits = len(barriers)
+                for stage in barriers:
+                    self._barrier_dependents[stage].append((run.stage.id, task))
+                for stage, upstream in set(run.stage.needs(task)):
+                    if upstream not in self._runs[stage].results:
+                        self._dependents[stage, upstream].append((run.stage.id, task))
+                        waits += 1
+                if waits:
+                    run.waiting[task] = waits
+                else:
+                    run.ready.append(task)
+
+    def _loop(self) -> None:
+        quiet_since = time.monotonic()
+        while not all(run.complete() for run in self._unfinished()):
+            self._dispatch()
+            if not self._flights:
+                if self._unfinished_count() == 0:
+                    return
+                self._check_hosts(quiet_since)
+            outcomes = self._wait()
+            if outcomes:
+                quiet_since = time.monotonic()
+            for outcome in outcomes:
+                self._follow_up(outcome)
+            self._race_stragglers()
+
+    def _unfinished(self) -> Iterable[_StageRun]:
+        return [run for run in self._runs if run.needed and not run.complete()]
+
+    def _unfinished_count(self) -> int:
+        return sum(len(run.needed) - len(run.results) for run in self._runs)
+
+    def _wait(self) -> list[Outcome]:
+        """The outcomes that have arrived; waits for the first one, at most a tick."""
+        found: list[Outcome] = []
+        try:
+            found.append(self._outcomes.get(timeout=TICK if self._flights else 0.01))
+            while True:
+                found.append(self._outcomes.get_nowait())
+        except queue.Empty:
+            return found
+
+    def _check_hosts(self, quiet_since: float) -> None:
+        """Nothing runs though something is to be done: only right while hosts are still expected."""
+        if any(run.ready for run in self._runs):
+            waited = time.monotonic() - quiet_since
+            if not self._executor.expects_hosts() or waited > NO_HOST_SECONDS:
+                raise InfeasibleTask(f"executor {self._executor.name} has no host to run on after {waited:.0f} s")
+
+    # ---- sending ----
+
+    def _slots(self) -> int:
+        return max(1, sum(host.total.cpus for host in self._executor.hosts()))
+
+    def _dispatch(self) -> None:
+        """Keep every core busy and a bundle queued behind it; driver stages run here and now."""
+        for run in self._runs:  # in order: one may make the next one ready
+            while run.stage.kind == "driver" and run.ready:
+                self._run_here(run, run.ready.popleft())
+        slots = self._slots()
+        for run in reversed(self._runs):
+            while run.ready:
+                if len(self._flights) >= 2 * slots:
+                    return
+                if not self._feasible(run, run.ready[0]):
+                    break
+                self._send_next(run, slots)
+
+    def _send_next(self, run: _StageRun, slots: int) -> None:
+        recent = run.durations[-64:]
+        count = self._bundling.size(len(run.ready), slots, len(recent), sum(recent))
+        first = run.ready.popleft()
+        tasks = [first]
+        if first not in run.alone:
+            while run.ready and len(tasks) < count and run.ready[0] not in run.alone:
+                tasks.append(run.ready.popleft())
+        self._submit(run, tasks)
+
+    def _feasible(self, run: _StageRun, task: int) -> bool:
+        """False: wait for hosts. Raises when no host can ever run it."""
+        request = run.requests.get(task, run.stage.request)
+        hosts = self._executor.hosts()
+        if any(host.total.covers(request) for host in hosts):
+            return True
+        if self._executor.expects_hosts():
+            return False
+        shown = "; ".join(f"{host.name} has {host.total}" for host in hosts) or "there is no host"
+        raise InfeasibleTask(
+            f"{run.stage.title} (made at {run.stage.node.location}) asks for {request}, and no host can give it: "
+            f"{shown}. Lower cpu_limit, gpu_limit or memory_limit, or add a larger host"
+        )
+
+    def _submit(self, run: _StageRun, tasks: list[int]) -> None:
+        stage = run.stage
+        request = run.requests.get(tasks[0], stage.request)
+        program, program_id = self._programs.of(stage.node)
+        specs, attempts = [], {}
+        for task in tasks:
+            run.attempts[task] += 1
+            attempts[task] = run.attempts[task]
+            specs.append(TaskSpec(task, attempts[task], stage.partitions[task], self._inputs(stage, task)))
+        bundle = Bundle(
+            self._task_context(stage, request), program, program_id, stage.role, stage.kind != "sink", specs
+        )
+        self._items += 1
+        item_id = f"{self._run_id}.{self._items}"
+        self._flights[item_id] = _Flight(stage.id, tasks, attempts, time.monotonic(), request)
+        for task in tasks:
+            run.flying[task].add(item_id)
+        run.progress.running += len(tasks)
+        isolated = stage.isolated or request.memory_bytes == 0
+        self._executor.submit(WorkItem(item_id, dump_bundle(bundle), request, stage.title, isolated))
+
+    def _task_context(self, stage: Stage, request: Resources) -> TaskContext:
+        return TaskContext(
+            **self._context.__dict__,
+            run_id=self._run_id,
+            stage_key=stage.key,
+            step=f"{stage.node.name} made at {stage.node.location}",
+            cpu_limit=request.cpus,
+            gpu_limit=request.gpus,
+            memory_limit=request.memory_bytes,
+            output_dir=self._store.folder(stage.key),
+        )
+
+    def _inputs(self, stage: Stage, task: int) -> list[DataSet | None]:
+        return [_merged([self._resolve(slot) for slot in slots]) for slots in stage.slots(task)]
+
+    def _resolve(self, slot: Slot) -> DataSet:
+        if not isinstance(slot, Ref):
+            return slot
+        found = self._runs[slot.stage].results[slot.task].dataset
+        if slot.member is None:
+            return found
+        assert isinstance(found, (PartitionedDataSet, ShuffleParts)), found
+        return found.part(slot.member)
+
+    def _run_here(self, run: _StageRun, task: int) -> None:
+        """Bookkeeping over descriptors: cheaper here than sending them anywhere."""
+        context = replace(
+            self._task_context(run.stage, run.stage.request), task_index=task, partition=run.stage.partitions[task]
+        )
+        begin = time.perf_counter()
+        dataset, rows = run_operator(run.stage.node, run.stage.role, context, self._inputs(run.stage, task))
+        seconds = time.perf_counter() - begin
+        self._finish(run, task, StoredResult(dataset, rows, ()), seconds, seconds)
+        record = TaskRecord(run.stage.id, task, 1, "done", "driver", "driver", time.time() - seconds, seconds, seconds)
+        self._tell(lambda observer: observer.task_ended(record))
+
+    # ---- following up ----
+
+    def _follow_up(self, outcome: Outcome) -> None:
+        flight = self._flights.pop(outcome.item_id, None)
+        if flight is None:
+            return  # of a run before this one, or of a lost race
+        run = self._runs[flight.stage]
+        run.progress.running -= len(flight.tasks)
+        for task in flight.tasks:
+            run.flying[task].discard(outcome.item_id)
+        if outcome.kind is OutcomeKind.DONE:
+            for report in load_reports(outcome.value):
+                self._follow_up_task(run, flight, report, outcome)
+            run.progress.peak_bytes = max(run.progress.peak_bytes, outcome.peak_bytes)
+        else:
+            self._follow_up_loss(run, flight, outcome)
+        self._tell(lambda observer: observer.stage_changed(run.progress))
+
+    def _follow_up_task(self, run: _StageRun, flight: _Flight, report: TaskReport, outcome: Outcome) -> None:
+        state = "done" if report.result else "out of memory" if report.out_of_memory else "failed"
+        self._record(run, flight, report, outcome, state)
+        if report.index in run.results:
+            return  # another attempt was faster
+        if report.result is not None:
+            self._finish(run, report.index, report.result, report.seconds, report.cpu_seconds)
+            return
+        failure: Failure = loads(report.failure)
+        if run.flying[report.index]:
+            return  # another attempt still runs: it decides
+        if report.out_of_memory:
+            self._retry_with_more_memory(run, report.index, flight, failure)
+        elif self._retry.is_final(failure):
+            raise self._final(run, report.index, failure)
+        else:
+            run.failures[report.index] += 1
+            if run.failures[report.index] >= self._retry.failures_max:
+                raise self._final(run, report.index, failure)
+            self._again(run, report.index)
+
+    def _retry_with_more_memory(self, run: _StageRun, task: int, flight: _Flight, failure: Failure) -> None:
+        request = self._retry.more_memory(flight.request, self._executor.hosts())
+        if request is None:
+            raise self._final(run, task, failure)
+        run.requests[task] = request
+        self._again(run, task)
+
+    def _follow_up_loss(self, run: _StageRun, flight: _Flight, outcome: Outcome) -> None:
+        """A worker died, or the item failed as a whole: its tasks go again, one by one."""
+        for task in flight.tasks:
+            report = TaskReport(task, None, started=outcome.started, seconds=outcome.seconds)
+            self._record(run, flight, report, outcome, outcome.kind.value)
+            if task in run.results or run.flying[task]:
+                continue
+            if outcome.kind is OutcomeKind.FAILED:
+                raise self._final(run, task, loads(outcome.value))
+            if outcome.kind is OutcomeKind.OUT_OF_MEMORY:
+                words = Failure(None, "MemoryError", outcome.detail or "the worker was killed for its memory", "")
+                self._retry_with_more_memory(run, task, flight, loads(outcome.value) if outcome.value else words)
+                continue
+            run.losses[task] += 1
+            if run.losses[task] >= self._retry.losses_max:
+                lost = f"its worker was lost {run.losses[task]} times: {outcome.detail}"
+                raise self._final(run, task, Failure(None, "WorkerLost", lost, ""))
+            self._again(run, task)
+
+    def _again(self, run: _StageRun, task: int) -> None:
+        run.progress.retried += 1
+        run.alone.add(task)
+        run.ready.append(task)
+
+    def _final(self, run: _StageRun, task: int, failure: Failure) -> BaseException:
+        """The error that the user sees: the failure itself where it explains itself, else with the step around it."""
+        exc = failure.restored()
+        where = f"task {task} of {run.stage.title} (made at {run.stage.node.location})"
+        if exc is not None and type(exc).__module__.startswith("threefs."):
+            exc.add_note(f"in {where}, attempt {run.attempts[task]}")
+            return exc
+        advice = ""
+        if failure.type_name in ("MemoryError", "ArrowMemoryError", "OutOfMemoryException"):
+            advice = "; use more partitions, or raise memory_limit"
+        error = TaskFailed(
+            f"{where} failed for good after {run.attempts[task]} attempts: "
+            f"{failure.type_name}: {failure.message}{advice}"
+        )
+        error.__cause__ = exc
+        if exc is None and failure.trace:
+            error.add_note(failure.trace)
+        return error
+
+    def _finish(self, run: _StageRun, task: int, result: StoredResult, seconds: float, cpu: float) -> None:
+        run.results[task] = result
+        run.durations.append(seconds)
+        progress = run.progress
+        progress.done += 1
+        progress.rows += result.rows or 0
+        progress.bytes += sum(size for _, size in result.files)
+        progress.seconds += seconds
+        progress.cpu_seconds += cpu
+        for rival in list(run.flying[task]):
+            flight = self._flights.get(rival)
+            if flight is not None and flight.tasks == [task]:
+                self._executor.cancel(rival)
+        self._release(self._dependents.pop((run.stage.id, task), []))
+        if run.stage.id in self._barrier_dependents and run.complete():
+            self._release(self._barrier_dependents.pop(run.stage.id))
+
+    def _release(self, dependents: Iterable[tuple[int, int]]) -> None:
+        for stage, task in dependents:
+            run = self._runs[stage]
+            run.waiting[task] -= 1
+            if not run.waiting[task]:
+                del run.waiting[task]
+                run.ready.append(task)
+
+    # ---- stragglers, ends ----
+
+    def _race_stragglers(self) -> None:
+        """A second copy of what takes too long, where a core is free for it; the first to end wins."""
+        if len(self._flights) >= self._slots():
+            return
+        now = time.monotonic()
+        for flight in list(self._flights.values()):
+            run = self._runs[flight.stage]
+            task = flight.tasks[0]
+            if len(flight.tasks) > 1 or task in run.raced or run.stage.kind == "sink":
+                continue
+            if self._speculation.is_straggler(now - flight.submitted, run.durations):
+                run.raced.add(task)
+                run.progress.speculated += 1
+                self._submit(run, [task])
+
+    def _stop_everything(self) -> None:
+        """Cancel what is in flight and wait for it, so that nothing writes after the run has ended."""
+        for item_id in list(self._flights):
+            self._executor.cancel(item_id)
+        deadline = time.monotonic() + 30.0
+        while self._flights and time.monotonic() < deadline:
+            for outcome in self._wait():
+                self._flights.pop(outcome.item_id, None)
+        self._flights.clear()
+
+    def _collect(self, output: Output, index: int) -> DataSet | None:
+        return _merged([self._resolve(slot) for slot in output.slots(index)])
+
+    def _record(self, run: _StageRun, flight: _Flight, report: TaskReport, outcome: Outcome, state: str) -> None:
+        result = report.result
+        record = TaskRecord(
+            run.stage.id,
+            report.index,
+            flight.attempts[report.index],
+            state,
+            outcome.host,
+            outcome.worker,
+            report.started,
+            report.seconds,
+            report.cpu_seconds,
+            outcome.peak_bytes,
+            result.rows if result else None,
+            sum(size for _, size in result.files) if result else 0,
+            outcome.detail,
+        )
+        self._tell(lambda observer: observer.task_ended(record))
+
+    def _tell(self, what: Callable[[Observer], None]) -> None:
+        for observer in self.observers:
+            what(observer)
+
+
+def _merged(datasets: list[DataSet]) -> DataSet | None:
+    return merge_datasets(datasets) if datasets else None
