@@ -138,8 +138,13 @@ def bench_graysort(
 def bench_kernels(context: typer.Context) -> None:
     """Time the GPU kernels on this machine; parts to time may follow (see its --help after --)."""
     from threefs.compute_kernels.bench import main
+    from threefs.compute_kernels.errors import KernelError
 
-    raise typer.Exit(main(context.args))
+    try:
+        code = main(context.args)
+    except KernelError as exc:
+        raise UserError(str(exc), "run it on a machine with an H100 or H200") from exc
+    raise typer.Exit(code)
 
 
 def _sort(

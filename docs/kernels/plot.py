@@ -11,7 +11,18 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-_MARKS = {"fp8 dense": "o", "contiguous": "s", "masked": "D", "mla decode": "^"}
+_MARKS = {
+    "fp8 dense": "o",
+    "contiguous": "s",
+    "masked": "D",
+    "mla decode": "^",
+    "bf16 nt": "v",
+    "fp8 wgrad": "P",
+    "mqa logits": "X",
+    "mla fp8": "<",
+    "sparse fp8": ">",
+    "prefill": "*",
+}
 
 
 def main(source: Path, target: Path) -> None:

@@ -14,7 +14,7 @@ from threefs.compute_kernels.deep_gemm.bf16_gemm import choose_bf16, reference_b
 from threefs.compute_kernels.deep_gemm.fp8_wgrad import reference_wgrad, wgrad_source
 from threefs.compute_kernels.deep_gemm.mqa_logits import mqa_source, reference_mqa_logits
 from threefs.compute_kernels.errors import DeviceUnavailable, InvalidInput
-from threefs.compute_kernels.jit import replay, sass
+from threefs.compute_kernels.jit import driver, replay, sass
 from threefs.compute_kernels.jit.driver import SHARED_MEMORY_BYTES_MAX
 
 pytestmark = pytest.mark.kernels
@@ -141,7 +141,7 @@ def test_only_equal_calls_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(kind: str, tensor: torch.Tensor, repeatable: bool) -> None:
         def first_time() -> bool:
             calls.append(kind)
-            recorded = replay.recording.__globals__["_recorder"].launches
+            recorded = driver._recorder.launches
             recorded.append(launches)
             return repeatable
 
