@@ -9,7 +9,8 @@ what fails is `Malformed`.
     read reply      status u16, message bytes u16, bytes u32, CRC32C u32, reserved u32, version u64
     update request  target u64, sender u64, chain u32, kind u8, flags u8, reserved u16, chain version u64,
                     chunk id 16 B, version u64, offset u32, bytes u32, chunk bytes u32, CRC32C u32,
-                    client 16 B, sequence u64, channel u32, reserved u32
+                    client 16 B, sequence u64, channel u32, reserved u32,
+                    maker 16 B, its sequence u64, its channel u32, reserved u32
     update reply    status u16, message bytes u16, bytes u32, CRC32C u32, reserved u32, version u64, chain version u64
 
 `bytes` of an update is that of its data, or the wanted length for TRUNCATE and EXTEND, which carry no data. A reply
@@ -38,8 +39,8 @@ READ_RELAXED: Final = 1  # the last committed state will do, even if a newer one
 READ_FLAGS: Final = READ_RELAXED
 
 UPDATE_SYNC: Final = 1  # for a target that is being filled: REPLACE or REMOVE whatever it has
-UPDATE_OWN: Final = 2  # started by the sending daemon, which finishes or copies a state: client, sequence and channel
-# name the update that made the state, and are not judged
+UPDATE_OWN: Final = 2  # started by a daemon, which finishes or copies a state: the maker is who made that, under the
+# client, sequence and channel that the state keeps
 UPDATE_FLAGS: Final = UPDATE_SYNC | UPDATE_OWN
 
 KIND_WRITE, KIND_REPLACE, KIND_TRUNCATE, KIND_EXTEND, KIND_REMOVE = range(1, 6)
@@ -90,6 +91,10 @@ class UpdateRequest(NamedTuple):
     sequence: int  # grows with each update on a channel; the same on a retry
     channel: int
     reserved_end: int = 0
+    maker: RawId = bytes(CLIENT_ID_BYTES)  # UPDATE_OWN; else zeros
+    maker_sequence: int = 0
+    maker_channel: int = 0
+    reserved_maker: int = 0
 
     @property
     def data_bytes(self) -> int:
@@ -110,7 +115,7 @@ _READ_REQUEST = struct.Struct("<QIIQ16sII")
 _READ_KEY = struct.Struct("<QI4xQ24x")  # parts of _READ_REQUEST
 _READ_BYTES = struct.Struct("<44xI")
 _READ_REPLY = struct.Struct("<HHIIIQ")
-_UPDATE_REQUEST = struct.Struct("<QQIBBHQ16sQIIII16sQII")
+_UPDATE_REQUEST = struct.Struct("<QQIBBHQ16sQIIII16sQII16sQII")
 _UPDATE_REPLY = struct.Struct("<HHIIIQQ")
 
 # The same layouts for whole batches at once.
@@ -208,6 +213,7 @@ def unpack_updates(body: bytes, data_bytes: int) -> list[UpdateRequest]:
             or item.flags & ~UPDATE_FLAGS
             or item.reserved
             or item.reserved_end
+            or item.reserved_maker
             or item.chunk_bytes > CHUNK_BYTES_MAX
             or item.offset + item.bytes > item.chunk_bytes
             or item.chunk[8:12] != b"\0\0\0\0"

@@ -14,9 +14,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from threefs.client.storage.channels import NOBODY, Ticket
+from threefs.client.storage.channels import NOBODY, ChannelPool, Ticket
 from threefs.common.errors import Busy, ChecksumMismatch, NotServing, ThreefsError
-from threefs.common.ids import ChainId, ChainVersion, ChunkId, ChunkVersion
+from threefs.common.ids import ChainId, ChainVersion, ChunkId, ChunkVersion, ClientId
+from threefs.common.runtime.interface import Runtime
 from threefs.native.checksum import crc32c
 from threefs.storage import metrics
 from threefs.storage.channels import ChunkChanged
@@ -36,6 +37,7 @@ class Replicator:
 
     def __init__(
         self,
+        runtime: Runtime,
         targets: TargetSet,
         forwarder: Forwarder,
         fetcher: Fetcher,
@@ -43,6 +45,7 @@ class Replicator:
         is_fenced: Callable[[], bool],
     ) -> None:
         self.locks = ChunkLocks()
+        self.tickets = ChannelPool(ClientId(runtime.uuid()))  # for updates that this daemon starts itself
         self._targets = targets
         self._forwarder = forwarder
         self._fetcher = fetcher
@@ -57,7 +60,7 @@ class Replicator:
         for op in ops:
             try:
                 self._check(op, from_client=from_client)
-                is_mine = op.own or _admit(op)
+                is_mine = _admit(op)
             except ThreefsError as exc:
                 op.error = exc
                 continue
@@ -203,7 +206,7 @@ class Replicator:
                     continue
                 op.finish()
                 assert op.outcome is not None
-                op.target.channels.absorb(op.ticket, op.outcome)
+                op.target.channels.absorb(op.made_by, op.outcome)
                 op.target.channels.resolved(op.chunk)
 
     # --- what the head starts itself; the caller holds the chunk's lock ------------------------------------------
@@ -237,18 +240,22 @@ class Replicator:
         return op.version
 
     async def _finish_own(self, op: Op) -> None:
-        await self._forwarder.forward([op])
-        await self._commit([op])
-        _settle(op)
+        try:
+            await self._forwarder.forward([op])
+            await self._commit([op])
+        finally:
+            self.tickets.give_back(op.ticket)
+            _settle(op)
         if op.error is not None:
             raise op.error
 
     def own_op(
-        self, target: LocalTarget, chain: ChainId, meta: ChunkMeta, kind: UpdateKind, ticket: Ticket = NOBODY
+        self, target: LocalTarget, chain: ChainId, meta: ChunkMeta, kind: UpdateKind, maker: Ticket = NOBODY
     ) -> Op:
-        """An update that this daemon starts; `ticket` is that of the update which made the state."""
+        """An update that this daemon starts under a ticket of its own, to be given back: versions begin again after a
+        removal, so that a duplicate, late in the network, would pass for an update of the next chunk."""
         place = self._targets.place(target, chain)
-        op = Op(target, chain, meta.chunk, kind, ticket, meta.chunk_bytes, own=True)
+        op = Op(target, chain, meta.chunk, kind, self.tickets.take(), meta.chunk_bytes, own=True, maker=maker)
         op.seen_version = place.version
         return op
 

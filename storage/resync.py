@@ -172,16 +172,20 @@ class Resyncer:
     ) -> None:
         ops: list[Op] = []
         requests: list[UpdateRequest] = []
-        for meta, content in zip(metas, data, strict=True):
-            op = self._replicator.own_op(target, place.chain.id, meta, kind)
-            ops.append(op)
-            op.version, op.length, op.crc, op.whole = meta.committed, meta.length, meta.crc32c, True
-            if kind is UpdateKind.REMOVE:
-                op.version = ChunkVersion(meta.committed + 1)
-            else:
-                op.ticket = meta.ticket
-            requests.append(op.to_request(place, content if kind is UpdateKind.REPLACE else None))
-        await self._forwarder.deliver(self._address(place), ops, requests, data)
+        try:
+            for meta, content in zip(metas, data, strict=True):
+                op = self._replicator.own_op(target, place.chain.id, meta, kind)
+                ops.append(op)
+                op.version, op.length, op.crc, op.whole = meta.committed, meta.length, meta.crc32c, True
+                if kind is UpdateKind.REMOVE:
+                    op.version = ChunkVersion(meta.committed + 1)
+                else:
+                    op.maker = meta.ticket
+                requests.append(op.to_request(place, content if kind is UpdateKind.REPLACE else None))
+            await self._forwarder.deliver(self._address(place), ops, requests, data)
+        finally:
+            for op in ops:
+                self._replicator.tickets.give_back(op.ticket)
         for op in ops:
             if not op.tail_version:
                 raise op.error or Timeout(f"chunk {op.chunk} did not reach target {place.successor}")

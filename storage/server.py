@@ -115,7 +115,7 @@ class StorageServer:
         runtime, transport, routing, targets = self._runtime, self._transport, self.routing, self.targets
         forwarder = Forwarder(runtime, transport, routing, targets, self._in_force)
         fetcher = Fetcher(transport, routing, self._in_force)
-        self._replicator = Replicator(targets, forwarder, fetcher, is_fenced=self._is_fenced)
+        self._replicator = Replicator(runtime, targets, forwarder, fetcher, is_fenced=self._is_fenced)
         repairer = Repairer(runtime, transport, routing, targets, self._replicator)
         self._resyncer = Resyncer(
             runtime, transport, routing, targets, self._replicator, forwarder, repairer, self._in_force

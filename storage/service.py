@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from threefs.client.storage.channels import NOBODY, Ticket
+from threefs.client.storage.channels import Ticket
 from threefs.common.errors import BadRequest, Conflict, NotCommitted, NotServing
 from threefs.common.ids import ChainId, ChainVersion, ChunkId, ChunkVersion, ClientId, InodeId, TargetId
 from threefs.common.net.interface import Request
@@ -115,15 +115,20 @@ class StorageService:
         if len(message.chunks) > REMOVE_MAX:
             raise BadRequest(f"{len(message.chunks)} chunks at once, at most {REMOVE_MAX}")
         ops = [self._own_removal(target, place, InodeId(message.inode), seen) for seen in message.chunks]
-        await self._replicator.carry_out(ops, from_client=True)
+        try:
+            await self._replicator.carry_out(ops, from_client=True)
+        finally:
+            for op in ops:
+                self._replicator.tickets.give_back(op.ticket)
         for op in ops:
             if op.error is not None and not isinstance(op.error, ChunkChanged):
                 raise op.error
         return pb.RemoveChunksReply(removed=sum(op.error is None for op in ops))
 
     def _own_removal(self, target: LocalTarget, place: Place, inode: InodeId, seen: pb.SeenChunk) -> Op:
-        """Under nobody's ticket: a retry finds the chunk gone, or made by another update."""
-        op = Op(target, place.chain.id, ChunkId(inode, seen.number), UpdateKind.REMOVE, NOBODY, 0, own=True)
+        """Under this daemon's ticket: a retry of the request finds the chunk gone, or made by another update."""
+        chunk, ticket = ChunkId(inode, seen.number), self._replicator.tickets.take()
+        op = Op(target, place.chain.id, chunk, UpdateKind.REMOVE, ticket, 0, own=True)
         op.seen_version, op.expected = place.version, ticket_from_proto(seen.ticket)
         return op
 

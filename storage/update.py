@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from threefs.client.storage.channels import Ticket
+from threefs.client.storage.channels import NOBODY, Ticket
 from threefs.common.errors import NotServing, ThreefsError
 from threefs.common.ids import ChainId, ChainVersion, ChunkId, ChunkVersion, ClientId
 from threefs.proto.data_plane import UPDATE_OWN, UPDATE_SYNC, UpdateReply, UpdateRequest, clip_message
@@ -34,8 +34,7 @@ class Op:
     bytes: int = 0  # of the data; the wanted length for TRUNCATE and EXTEND
     data: memoryview = _EMPTY
     data_crc: int = 0
-    own: bool = False  # started by a daemon, which holds the chunk at the head: the ticket is that of the update whose
-    # state is finished or copied, and no retry can be meant
+    own: bool = False  # started by a daemon, which holds the chunk at the head, under a ticket of its own
     syncs: bool = False  # this replica is being filled: the update replaces whatever it has
     sender: int = 0
     seen_version: int = 0  # chain version that the sender went by, and that was found equal here
@@ -48,6 +47,7 @@ class Op:
     whole: bool = False  # the successor cannot build on what it has: send the whole content
     staged: bool = False  # by this attempt
     unsure: bool = False  # an attempt to forward ended without a clear answer: the update may live on behind us
+    maker: Ticket = NOBODY  # of an own one: who made the state that is finished or copied
     expected: Ticket | None = None  # carried out only on content that this update made (NOBODY: on no chunk)
     outcome: Outcome | None = None
     error: ThreefsError | None = None
@@ -63,6 +63,11 @@ class Op:
     def is_open(self) -> bool:
         return self.outcome is None and self.error is None
 
+    @property
+    def made_by(self) -> Ticket:
+        """Whose update the new state is; it stays with the state."""
+        return self.maker if self.own else self.ticket
+
     def to_update(self) -> Update:
         """For the engine here."""
         resized = self.kind in (UpdateKind.TRUNCATE, UpdateKind.EXTEND)
@@ -77,7 +82,7 @@ class Op:
             self.bytes if resized else 0,
             self.data,
             None if resized or self.kind is UpdateKind.REMOVE else self.data_crc,
-            self.ticket,
+            self.made_by,
         )
 
     def to_commit(self) -> Commit:
@@ -113,6 +118,10 @@ class Op:
             self.ticket.client,
             self.ticket.sequence,
             self.ticket.channel,
+            0,
+            self.maker.client,
+            self.maker.sequence,
+            self.maker.channel,
         )
 
     def finish(self) -> None:
@@ -143,6 +152,7 @@ def op_from_request(request: UpdateRequest, target: LocalTarget, data: memoryvie
         request.sender,
         request.chain_version,
         version=ChunkVersion(request.version),
+        maker=Ticket(ClientId(request.maker), request.maker_channel, request.maker_sequence),
     )
 
 
