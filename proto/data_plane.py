@@ -33,6 +33,7 @@ BATCH_MAX: Final = 512  # descriptors in one body
 CHUNK_BYTES_MAX: Final = 64 << 20
 BATCH_DATA_BYTES_MAX: Final = 64 << 20
 CLIENT_ID_BYTES: Final = 16
+NO_CLIENT: Final = bytes(CLIENT_ID_BYTES)
 MESSAGE_BYTES_MAX: Final = 1000
 
 READ_RELAXED: Final = 1  # the last committed state will do, even if a newer one is on its way
@@ -91,7 +92,7 @@ class UpdateRequest(NamedTuple):
     sequence: int  # grows with each update on a channel; the same on a retry
     channel: int
     reserved_end: int = 0
-    maker: RawId = bytes(CLIENT_ID_BYTES)  # UPDATE_OWN; else zeros
+    maker: RawId = NO_CLIENT  # UPDATE_OWN; else zeros
     maker_sequence: int = 0
     maker_channel: int = 0
     reserved_maker: int = 0
