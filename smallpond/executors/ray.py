@@ -42,7 +42,7 @@ class RayExecutor(Executor):
             import ray
         except ImportError as exc:
             raise PlanError(f"the Ray executor needs Ray ({exc}): install the extra `ray`") from exc
-        self._ray = ray
+        self._ray: Any = ray  # its own annotations are incomplete
         self._address = address
         self._resources = resources
         self._options = options
