@@ -42,7 +42,7 @@ class RayExecutor(Executor):
             import ray
         except ImportError as exc:
             raise PlanError(f"the Ray executor needs Ray ({exc}): install the extra `ray`") from exc
-        self._ray: Any = ray  # its functions carry no types
+        self._ray: Any = ray  # its own annotations are incomplete
         self._address = address
         self._resources = resources
         self._options = options
@@ -67,7 +67,7 @@ class RayExecutor(Executor):
         quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR", **self._options}
         if self._address is None:
             resources = self._resources or host_resources()
-            self._ray.init(address="local", num_cpus=resources.cpus, num_gpus=int(resources.gpus) or None, **quiet)
+            self._ray.init(address="local", num_cpus=resources.cpus, num_gpus=resources.gpus or None, **quiet)
             return
         quiet.pop("include_dashboard")
         try:
