@@ -57,9 +57,10 @@ def test_replies_survive() -> None:
     [
         {"kind": 0},
         {"kind": 6},
-        {"flags": 2},
+        {"flags": 4},
         {"reserved": 1},
         {"reserved_end": 1},
+        {"reserved_maker": 1},
         {"chunk_bytes": (64 << 20) + 1},
         {"offset": 1 << 20},
         {"chunk": b"\1" * 16},
