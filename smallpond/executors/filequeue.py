@@ -229,6 +229,7 @@ class FileQueueExecutor(Executor):
             stdin=subprocess.DEVNULL,
         )
 
+
 def default_queue(context: Any) -> str:
     """In the job's folder, which others may read: the queue itself is private."""
     return os.path.join(context.queue_root, "items")

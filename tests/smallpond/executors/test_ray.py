@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 import threefs.smallpond as smallpond
-from threefs.smallpond.errors import InfeasibleTask, SMALLPOND_ERRORS
+from threefs.smallpond.errors import SMALLPOND_ERRORS, InfeasibleTask
 from threefs.smallpond.session import Session
 
 # Ray's own processes and clients leave sockets to the collector.
-pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 pytest.importorskip("ray", reason="needs the extra ray")
 
 
