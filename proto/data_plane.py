@@ -48,6 +48,7 @@ _KINDS_WITH_DATA: Final = (KIND_WRITE, KIND_REPLACE)
 
 
 RawId = bytes  # 16 of them
+NO_CLIENT: Final = b"\0" * CLIENT_ID_BYTES
 
 
 class Malformed(ValueError):
@@ -91,7 +92,7 @@ class UpdateRequest(NamedTuple):
     sequence: int  # grows with each update on a channel; the same on a retry
     channel: int
     reserved_end: int = 0
-    maker: RawId = bytes(CLIENT_ID_BYTES)  # UPDATE_OWN; else zeros
+    maker: RawId = NO_CLIENT  # UPDATE_OWN; else zeros
     maker_sequence: int = 0
     maker_channel: int = 0
     reserved_maker: int = 0
