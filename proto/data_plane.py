@@ -49,6 +49,7 @@ _KINDS_WITH_DATA: Final = (KIND_WRITE, KIND_REPLACE)
 
 
 RawId = bytes  # 16 of them
+NO_CLIENT: Final = b"\0" * CLIENT_ID_BYTES
 
 
 class Malformed(ValueError):

@@ -6,8 +6,6 @@ The clusters are shorter and busier than those of test_cluster.py, and struck by
   still wait; it must not answer for an update that the chain has never seen;
 * dirty reads: a replica has a newer version pending, and somebody has read that at the tail already;
 * self-fencing: an isolated daemon answers a client that hears as little as it does, while the chain goes on.
-
-The short form begins with a seed that is known to show it; a change of the code may move it to another one.
 """
 
 from __future__ import annotations
@@ -17,11 +15,7 @@ from collections.abc import Sequence
 import pytest
 from tests.simulation.run import run_seed
 
-CASES = [
-    ("chain-version", "isolation", 3),
-    ("dirty-read", "delay and reordering", 1),
-    ("self-fencing", "isolation", 1),
-]
+CASES = [("chain-version", "isolation"), ("dirty-read", "delay and reordering"), ("self-fencing", "isolation")]
 WORDS = ("not linearisable", "acknowledged write lost", "should have", "was written, but")
 
 
@@ -37,16 +31,10 @@ def find_violation(safeguard: str, fault: str, seeds: Sequence[int], seconds: fl
     pytest.fail(f"without {safeguard}, {len(seeds)} seeds showed nothing")
 
 
-@pytest.mark.sim
-@pytest.mark.parametrize(("safeguard", "fault", "known"), CASES)
-def test_a_missing_safeguard_is_found_soon(safeguard: str, fault: str, known: int) -> None:
-    find_violation(safeguard, fault, [known, *range(10, 22)], 20)
-
-
 @pytest.mark.proof
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("safeguard", "fault", "known"), CASES)
-def test_a_missing_safeguard_is_found_from_any_seed(safeguard: str, fault: str, known: int) -> None:
+@pytest.mark.parametrize(("safeguard", "fault"), CASES)
+def test_a_missing_safeguard_is_found_from_any_seed(safeguard: str, fault: str) -> None:
     """From each of these starting points, a budget of twelve seeds is enough."""
     for start in (100, 200, 300):
         find_violation(safeguard, fault, range(start, start + 12), 60)
