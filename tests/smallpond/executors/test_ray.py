@@ -42,15 +42,22 @@ def frame(sp: Session, rows: int, parts: int) -> Any:
     return sp.from_items([{"a": i} for i in range(rows)]).repartition(parts, by_rows=True)
 
 
-def test_all_nodes_get_work(sp: Session) -> None:
-    def slow(row: dict[str, Any]) -> dict[str, Any]:
-        time.sleep(0.1)
+def test_all_nodes_get_work(sp: Session, tmp_path: Path) -> None:
+    folder = str(tmp_path)
+
+    def meets_the_other_node(row: dict[str, Any]) -> dict[str, Any]:
+        import ray
+
+        open(os.path.join(folder, ray.get_runtime_context().get_node_id()), "w").close()
+        deadline = time.monotonic() + 60  # a node of one CPU is busy until then: the next task must go to the other
+        while len(os.listdir(folder)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
         return {"b": 2 * row["a"]}
 
-    assert sum(row["b"] for row in frame(sp, 20, 10).map(slow).take_all()) == 380
+    assert sum(row["b"] for row in frame(sp, 4, 4).map(meets_the_other_node).take_all()) == 12
     hosts = {task.host for task in sp.runs[-1].tasks if task.worker != "driver"}
-    assert hosts == {host.name for host in sp._job.executor.hosts()}
     assert len(hosts) == 2
+    assert hosts == {host.name for host in sp._job.executor.hosts()}
 
 
 def test_a_worker_that_is_killed_costs_one_attempt(sp: Session, tmp_path: Path) -> None:
