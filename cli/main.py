@@ -41,7 +41,7 @@ class LazyGroup(TyperGroup):
             return TyperCommand(cmd_name, help=text)  # a line of --help
         path, _, attribute = module.partition(":")
         found = getattr(importlib.import_module(f"threefs.cli.{path}"), attribute or "app")
-        command = typer.main.get_command(found)
+        command = typer.main.get_group(found)  # get_command would make a group of one command that command
         command.name = cmd_name
         return command
 

@@ -44,6 +44,11 @@ def test_a_cluster_keeps_its_files_and_lives_beside_another(
     assert [chain["serving"] for chain in found["chains"]] == [3, 3, 3]
     assert found["healthy"] is True
 
+    for listing in ("node", "target", "chain", "chain-table"):
+        done = _command(listing, "list", "--dir", str(first.folder), "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)
+
     daemons = _command("dev", "status", "--dir", str(first.folder), "--json")
     listed = json.loads(daemons.stdout)
     assert [daemon["role"] for daemon in listed] == ["mgmtd", "meta", "storage", "storage", "storage"]
