@@ -33,7 +33,6 @@ BATCH_MAX: Final = 512  # descriptors in one body
 CHUNK_BYTES_MAX: Final = 64 << 20
 BATCH_DATA_BYTES_MAX: Final = 64 << 20
 CLIENT_ID_BYTES: Final = 16
-NO_CLIENT: Final = bytes(CLIENT_ID_BYTES)
 MESSAGE_BYTES_MAX: Final = 1000
 
 READ_RELAXED: Final = 1  # the last committed state will do, even if a newer one is on its way
