@@ -326,8 +326,11 @@ class Planner:
 
     def _request(self, node: Node) -> Resources:
         cpus, gpus, memory = node.task_limits()
-        largest = max((host.total for host in self._hosts), key=lambda total: total.memory_bytes)
-        share = largest.memory_bytes * min(cpus, largest.cpus) // max(1, largest.cpus)
+        fitting = [host.total for host in self._hosts if host.total.cpus >= cpus] or [
+            host.total for host in self._hosts
+        ]
+        # a task's share of the poorest host that has the CPUs: by its memory, each of them can run it
+        share = min(total.memory_bytes * min(cpus, total.cpus) // max(1, total.cpus) for total in fitting)
         return Resources(cpus, gpus, memory if memory is not None else share)
 
 

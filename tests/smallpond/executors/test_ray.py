@@ -17,6 +17,7 @@ from threefs.smallpond.session import Session
 
 # Ray's own processes and clients leave sockets to the collector.
 pytestmark = [
+    pytest.mark.proof,  # two nodes take some 20 s to start
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
@@ -55,9 +56,10 @@ def test_all_nodes_get_work(sp: Session, tmp_path: Path) -> None:
         return {"b": 2 * row["a"]}
 
     assert sum(row["b"] for row in frame(sp, 4, 4).map(meets_the_other_node).take_all()) == 12
-    hosts = {task.host for task in sp.runs[-1].tasks if task.worker != "driver"}
-    assert len(hosts) == 2
-    assert hosts == {host.name for host in sp._job.executor.hosts()}
+    nodes = {host.name for host in sp._job.executor.hosts()}
+    assert len(nodes) == 2
+    assert set(os.listdir(folder)) == nodes
+    assert {task.host for task in sp.runs[-1].tasks if task.worker != "driver"} <= nodes
 
 
 def test_a_worker_that_is_killed_costs_one_attempt(sp: Session, tmp_path: Path) -> None:
