@@ -25,7 +25,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Final, Protocol
+
+import numpy as np
 
 from threefs.client.storage.channels import NOBODY, Ticket
 from threefs.common.errors import Conflict, ThreefsError
@@ -154,6 +156,28 @@ class ReadResult:
     error: ThreefsError | None = None
 
 
+# Many reads at once, without an object for each (`ChunkEngine.read_array`); also `struct engine_read` of the native
+# engine. The caller sets target, chunk, offset and bytes; `error` is 0, or any other number if the read failed.
+READ_ARRAY: Final = np.dtype(
+    [
+        ("target", "<u8"),
+        ("chunk", "V16"),  # as `ChunkId.pack` gives it
+        ("buffer", "<u8"),  # the engine's
+        ("offset", "<u4"),
+        ("bytes", "<u4"),
+        ("flags", "<u4"),
+        ("error", "<i4"),
+        ("committed", "<u8"),
+        ("pending", "<u8"),
+        ("chain_version", "<u8"),
+        ("length", "<u4"),
+        ("crc32c", "<u4"),
+        ("detail", "<u8"),
+    ]
+)
+ReadArray = np.ndarray[Any, np.dtype[np.void]]
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
     target: TargetId
@@ -225,6 +249,11 @@ class ChunkEngine(Protocol):
 
     async def read(self, ops: Sequence[ReadOp]) -> list[ReadResult]:
         """ChecksumMismatch in `error` if a unit's CRC32C differs: the caller repairs from a replica."""
+        ...
+
+    async def read_array(self, reads: ReadArray, data: memoryview) -> None:
+        """Committed content of many pieces into `data`, one after the other, `bytes` apart. Fills in the results;
+        what failed is asked for again with `read`, which gives the exception."""
         ...
 
     def read_frame(

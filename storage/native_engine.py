@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from threefs.client.storage.channels import Ticket
 from threefs.common.errors import (
     BadRequest,
@@ -36,6 +38,7 @@ from threefs.native.buffers import buffer
 from threefs.proto.data_plane import READ_REPLY_BYTES, READ_REQUEST_BYTES
 from threefs.storage.engine import (
     CHUNK_BYTES_MAX,
+    READ_ARRAY,
     ChunkMeta,
     Commit,
     DiskFailed,
@@ -43,6 +46,7 @@ from threefs.storage.engine import (
     FrameAnswer,
     MissingUpdate,
     Outcome,
+    ReadArray,
     ReadOp,
     ReadResult,
     RecoveryReport,
@@ -73,6 +77,7 @@ for _layout, _name in (
     (_FINISHED, "finished"),
 ):
     assert _layout.size == ffi.sizeof(f"struct engine_{_name}"), f"engine_{_name} is packed wrongly"
+assert _READ.size == READ_ARRAY.itemsize, "READ_ARRAY is not struct engine_read"
 
 INLINE_BYTES_MAX: Final = 1 << 20  # a batch up to this size is first tried on the event loop's thread, against the
 # page cache: cheaper than waking a thread (60 us for 128 KiB of 4 KiB reads); larger ones would hold the loop up
@@ -380,6 +385,24 @@ class NativeEngine:
         return [
             self._read_result(op, *_READ_RESULT.unpack_from(packed, index * _READ.size)) for index, op in enumerate(ops)
         ]
+
+    async def read_array(self, reads: ReadArray, data: memoryview) -> None:
+        engine = self._handle()
+        view = ffi.from_buffer(data, require_writable=True)
+        ends = np.cumsum(reads["bytes"], dtype=np.uint64)
+        assert not len(ends) or int(ends[-1]) <= len(view), f"{ends[-1]} bytes do not fit into {len(view)}"
+        reads["buffer"] = ends - reads["bytes"] + np.uint64(int(ffi.cast("uintptr_t", view)))
+        reads["error"] = lib.ENGINE_UNFINISHED
+        descriptors = ffi.from_buffer("struct engine_read[]", reads.view(np.uint8))
+        left = len(reads)
+        if len(view) <= INLINE_BYTES_MAX:
+            left = lib.engine_read_now(engine, descriptors, len(reads))
+        if left:
+            await self._wait(lib.engine_read(engine, descriptors, len(reads)), [descriptors, view])
+        else:
+            _release([descriptors, view])
+        if (reads["error"] == lib.ENGINE_DISK_FAILED).any():
+            self._error(lib.ENGINE_DISK_FAILED, 0, TargetId(0), ChunkId(InodeId(0), 0), "read")
 
     def _read_result(
         self, op: ReadOp, code: int, committed: int, pending: int, chain: int, length: int, crc: int, detail: int

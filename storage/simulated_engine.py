@@ -26,6 +26,7 @@ from threefs.storage.engine import (
     FrameAnswer,
     MissingUpdate,
     Outcome,
+    ReadArray,
     ReadOp,
     ReadResult,
     RecoveryReport,
@@ -306,6 +307,22 @@ class SimulatedEngine:
         results = [self._read_one(op) for op in ops]
         await self._turn()
         return results
+
+    async def read_array(self, reads: ReadArray, data: memoryview) -> None:
+        ops, start = [], 0
+        for target, chunk, offset, size in zip(
+            reads["target"].tolist(),
+            reads["chunk"].tolist(),
+            reads["offset"].tolist(),
+            reads["bytes"].tolist(),
+            strict=True,
+        ):
+            ops.append(ReadOp(TargetId(target), ChunkId.unpack(chunk), offset, data[start : start + size]))
+            start += size
+        for index, result in enumerate(await self.read(ops)):
+            reads["error"][index] = 1 if result.error else 0
+            for name in ("length", "crc32c", "committed", "pending", "committed_chain_version"):
+                reads[name.removeprefix("committed_")][index] = getattr(result, name)
 
     def read_frame(
         self, body: bytes, data: memoryview, grants: Sequence[tuple[int, int, int, bool]]

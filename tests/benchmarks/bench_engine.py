@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
+import numpy as np
 import pytest
 
 from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, InodeId, TargetId
@@ -24,7 +25,7 @@ from threefs.native.buffers import buffer
 from threefs.native.checksum import crc32c
 from threefs.proto import data_plane
 from threefs.proto.data_plane import ReadRequest
-from threefs.storage.engine import Commit, ReadOp, Update, UpdateKind
+from threefs.storage.engine import READ_ARRAY, Commit, ReadOp, Update, UpdateKind
 from threefs.storage.native_engine import NativeEngine
 
 pytestmark = pytest.mark.bench
@@ -161,13 +162,12 @@ def frame_round(engine: NativeEngine, frames: list[bytes], count: int) -> Callab
         for body in frames:
             data = buffer(data_plane.read_bytes(body))
             if engine.read_frame(body, data, grants) is None:
-                ops, start = [], 0
-                for item in data_plane.read_requests(data_plane.unpack_reads(body)):
-                    end = start + item.bytes
-                    ops.append(ReadOp(TARGET, ChunkId.unpack(item.chunk), item.offset, data[start:end]))
-                    start = end
-                results = await engine.read(ops)
-                assert not any(result.error for result in results)
+                reads = np.zeros(len(body) // data_plane.READ_REQUEST_BYTES, READ_ARRAY)
+                items = data_plane.unpack_reads(body)
+                for name in ("target", "chunk", "offset", "bytes"):
+                    reads[name] = items[name]
+                await engine.read_array(reads, data)
+                assert not reads["error"].any()
         return count
 
     return work

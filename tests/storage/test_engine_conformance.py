@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, ClientId, In
 from threefs.common.runtime.simulated import Simulation
 from threefs.native.checksum import crc32c
 from threefs.storage.engine import (
+    READ_ARRAY,
     ChunkEngine,
     ChunkMeta,
     Commit,
@@ -523,6 +525,38 @@ def test_any_sequence_agrees_with_the_model(
     chunk_bytes: int,
 ) -> None:
     kind.run(tmp_path_factory.mktemp("engine"), lambda opener: play(opener, steps, chunk_bytes))
+
+
+def test_an_array_of_reads_gives_what_single_reads_give(kind: Native | Simulated, tmp_path: Path) -> None:
+    async def body(opener: Open) -> None:
+        async with engine_of(opener) as engine:
+            ids = [ChunkId(InodeId(5), number) for number in range(4)]
+            for number, chunk in enumerate(ids[:3]):
+                content = bytes([number + 1]) * (9000 - number)
+                await engine.stage([update(UpdateKind.WRITE, 1, data=content, chunk=chunk)])
+                await engine.commit([Commit(TARGET, chunk, ChunkVersion(1), ChainVersion(7))])
+            await engine.stage([update(UpdateKind.WRITE, 2, data=b"pending", chunk=ids[1])])
+            asked = [(ids[index % 4], 100 * index, 4096 if index % 2 else 8900) for index in range(8)]
+            singles = [ReadOp(TARGET, chunk, offset, memoryview(bytearray(size))) for chunk, offset, size in asked]
+            singles.append(ReadOp(TargetId(99), CHUNK, 0, memoryview(bytearray(10))))
+            expected = await engine.read(singles)
+            reads = np.zeros(len(singles), READ_ARRAY)
+            for index, op in enumerate(singles):
+                reads[index]["target"], reads[index]["chunk"] = op.target, np.void(op.chunk.pack())
+                reads[index]["offset"], reads[index]["bytes"] = op.offset, len(op.buffer)
+            data = memoryview(bytearray(sum(len(op.buffer) for op in singles)))
+            await engine.read_array(reads, data)
+            start = 0
+            for found, op, result in zip(reads, singles, expected, strict=True):
+                assert (found["error"] != 0) == (result.error is not None)
+                if result.error is None:
+                    assert (found["length"], found["crc32c"]) == (result.length, result.crc32c)
+                    assert (found["committed"], found["pending"]) == (result.committed, result.pending)
+                    assert found["chain_version"] == result.committed_chain_version
+                    assert data[start : start + result.length] == op.buffer[: result.length]
+                start += len(op.buffer)
+
+    kind.run(tmp_path, body)
 
 
 def ticket(sequence: int, channel: int = 1, client: bytes = b"c") -> Ticket:
