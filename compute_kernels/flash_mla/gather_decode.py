@@ -52,7 +52,8 @@ _ROTARY, _GROUP, _E4M3_MAX = 64, 128, 448.0
 @lru_cache(maxsize=16)
 def gather_source(kind: int, qk_tiles: int = 9, causal: bool = False) -> KernelSource:
     """`kind`: 0 an FP8 cache in order, 1 by indices, 2 bf16 rows by indices (prefill)."""
-    constants, shapes = attention_constants(torch.bfloat16, gather=1, qk_tiles=qk_tiles, whole=int(kind == _PREFILL))
+    operands = torch.bfloat16 if kind == _PREFILL else torch.float16
+    constants, shapes = attention_constants(operands, gather=1, qk_tiles=qk_tiles, whole=int(kind == _PREFILL))
     return KernelSource(_FILE, "mla_gather", (*constants, ("SOURCE", kind), ("CAUSAL", int(causal))), shapes)
 
 
@@ -66,12 +67,12 @@ def quantise_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 def dequantise_rows(rows: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """uint8 [..., 656] to [..., 576]; the values as bf16 has them, which is what the tensor cores multiply."""
-    values = rows[..., :VALUES].contiguous().view(torch.float8_e4m3fn).float()
+    """uint8 [..., 656] to [..., 576] as the kernel multiplies them: in fp16, so scale and product are rounded to it."""
+    values = rows[..., :VALUES].contiguous().view(torch.float8_e4m3fn).half()
     values = values.reshape(*rows.shape[:-1], -1, _GROUP)
-    scales = rows[..., VALUES : VALUES + 16].contiguous().view(torch.float32)
-    wide = (values * scales[..., None]).flatten(-2).to(torch.bfloat16)
-    return torch.cat([wide, rows[..., VALUES + 16 :].contiguous().view(torch.bfloat16)], -1).to(dtype)
+    scales = rows[..., VALUES : VALUES + 16].contiguous().view(torch.float32).half()
+    rotary = rows[..., VALUES + 16 :].contiguous().view(torch.bfloat16).half()
+    return torch.cat([(values * scales[..., None]).flatten(-2), rotary], -1).to(dtype)
 
 
 def decode_fp8(

@@ -113,18 +113,17 @@ def test_without_a_gpu_correct_calls_say_what_is_missing() -> None:
             call()
 
 
-@pytest.mark.parametrize(("kind", "spilled_max"), [(1, 64), (2, 0)], ids=["sparse decode", "prefill"])
-def test_gathering_kernels_compile(kind: int, spilled_max: int) -> None:
+@pytest.mark.parametrize("kind", [1, 2], ids=["sparse decode", "prefill"])
+def test_gathering_kernels_compile(kind: int) -> None:
     compiled = jit.build(gather_source(kind))
-    # The FP8 form keeps a few loop-external registers in local memory: a block's registers are all in use.
-    assert compiled.spill_bytes <= spilled_max
+    assert compiled.spill_bytes == compiled.stack_bytes == 0
     assert "warning" not in compiled.log.lower()
     found = sass.opcodes(sass.disassemble(compiled.cubin))
     assert found["HGMMA.64x64x16"] == 2 * 36
     assert found["HGMMA.64x256x16"] == 2 * 2 * 4
     assert found["USETMAXREG"] == 2
     assert found["HMMA"] == 0
-    assert found["LDGSTS" if kind == 2 else "HFMA2"] > 0
+    assert found["LDGSTS" if kind == 2 else "F2FP"] >= 64
 
 
 def test_the_fixed_plan_compiles_without_spills() -> None:
