@@ -4,11 +4,13 @@ Formula as in `dense_decode`: O = softmax(scale * q . K^T) . V with V = K[:, :51
 those that a list of indices names for each query position. A sink is one more logit: it takes weight and gives nothing.
 
 An FP8 row is 656 bytes: 512 e4m3 values, four float32 scales (one for each 128 values), 64 bf16 rotary values. So 656
-bytes a key instead of 1,152; 2 h (576 + 512) operations a key and query. Load warps turn the values into bf16, which
-bounds the kernel: 110 cycles a key were measured, where products of 64 heads take 34. A query position of a sparse call
-is a request of its own: its keys are its list. Prefill needs no plan: there are more positions than multiprocessors.
+bytes a key instead of 1,152; 2 h (576 + 512) operations a key and query. Load warps widen the values to fp16, to which
+the query and the rotary values are turned too: 85 cycles a key were measured, where products of 64 heads take 34. A
+query position of a sparse call is a request of its own: its keys are its list. Prefill needs no plan: there are more
+positions than multiprocessors.
 
-Limits: head size 576 (prefill also 512); a cache of 2^31 rows, which lie without gaps.
+Limits: head size 576 (prefill also 512); a cache of 2^31 rows, which lie without gaps. With an FP8 cache, keys and
+queries must be within fp16's range (65,504), and scales under 6e-5 lose precision.
 """
 
 from __future__ import annotations
