@@ -10,8 +10,9 @@ import typer
 
 from threefs.cli import status as tables
 from threefs.cli.dev.bootstrap import ALIVE, Session, connected, make_chains
+from threefs.cli.entry import run_async
 from threefs.cli.options import DirOption, JsonOption, MgmtdOption, YesOption, addresses, confirm
-from threefs.cli.output import print_json, print_table, run_async, say
+from threefs.cli.output import print_json, print_table, say
 from threefs.common.errors import UserError
 from threefs.common.ids import ChainId, NodeId, TargetId
 from threefs.common.routing import NodeType, Routing

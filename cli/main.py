@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from threefs.common.errors import ThreefsError, UserError
+from threefs.cli.entry import guarded
 
 # name → (module, what --help says): imported when it is used
 GROUPS = {
@@ -108,19 +108,8 @@ def overlap(ctx: typer.Context) -> None:
 
 
 def main() -> None:
-    """Entry point: errors that a user caused are one sentence and a hint, exit code as they say."""
-    try:
-        app()
-    except (UserError, ThreefsError) as exc:
-        from threefs.cli.output import fail
-
-        sys.exit(fail(exc))
-    except OSError as exc:
-        if exc.filename is None:  # of no file that a user named
-            raise
-        from threefs.cli.output import fail
-
-        sys.exit(fail(UserError(f"{exc.filename}: {exc.strerror}", "check the path and its permissions")))
+    """Entry point of `3fs`."""
+    guarded(app)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from threefs.cli.dev.bootstrap import connected
+from threefs.cli.entry import run_async
 from threefs.cli.options import addresses
-from threefs.cli.output import bytes_text, print_json, print_table, run_async, say, state_text
+from threefs.cli.output import bytes_text, print_json, print_table, say, state_text
 from threefs.common.routing import Chain, LocalState, NodeStatus, PublicState, Routing
 
 _HEALTHY_NODE = (NodeStatus.PRIMARY, NodeStatus.CONNECTED)
