@@ -1,10 +1,9 @@
 """A mount on clients in memory, as a process of its own: `python -m tests.mount.memory_mount MOUNTPOINT [OPTION]`.
 
-Ends on SIGTERM.
-Lookups go over TCP to the metadata service in the same process, as with daemons; `--lookups=HOST:PORT` sends them
-elsewhere. Its own process, because a program that faults on a mapped file while it holds the interpreter's lock would wait for
-itself. Prints "ready" once mounted. `--full`: storage refuses every write
-with NoSpace. SIGUSR1: storage stops answering, and answers again with the next; each says so on stdout.
+Its own process, because a program that faults on a mapped file while it holds the interpreter's lock would wait for
+itself. Prints "ready" once mounted, ends on SIGTERM. Lookups go over TCP to the metadata service in the same process,
+as with daemons; `--lookups=HOST:PORT` sends them elsewhere. `--full`: storage refuses every write with NoSpace.
+SIGUSR1: storage stops answering, and answers again with the next; each says so on stdout.
 """
 
 from __future__ import annotations

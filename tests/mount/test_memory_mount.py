@@ -388,9 +388,7 @@ def _answers(kind: str, listener: socket.socket, asked: list[int]) -> None:
                 "is garbage": os.urandom(120),
                 "is of another request": frame.pack(frame.Kind.REPLY, header.method, header.request_id + 1, body, 0),
                 "is damaged": good[:-1] + bytes([good[-1] ^ 1]),
-                "is an error": frame.pack(
-                    frame.Kind.ERROR, header.method, header.request_id, frame.pack_error(1, "no"), 0
-                ),
+                "is an error": frame.pack(frame.Kind.ERROR, header.method, header.request_id, error, 0),
                 "is too long": frame.pack(frame.Kind.REPLY, header.method, header.request_id, body + bytes(8), 0),
             }
             connection.sendall(replies[kind])
@@ -401,8 +399,9 @@ def _answers(kind: str, listener: socket.socket, asked: list[int]) -> None:
     ["ends", "is cut short", "is garbage", "is of another request", "is damaged", "is an error", "is too long"],
 )
 def test_lookups_go_the_long_way_when_an_answer(kind: str, folder: Path) -> None:
+    asked: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=_answers, args=(kind, listener), daemon=True)
+        thread = threading.Thread(target=_answers, args=(kind, listener, asked), daemon=True)
         thread.start()
         with memory_mount(folder, f"--lookups=127.0.0.1:{listener.getsockname()[1]}") as mount:
             (mount.path / "file").write_bytes(b"here")
@@ -411,3 +410,4 @@ def test_lookups_go_the_long_way_when_an_answer(kind: str, folder: Path) -> None
         listener.shutdown(socket.SHUT_RDWR)
     thread.join(10)
     assert not thread.is_alive()
+    assert asked == [proto_lookup.METHOD]
