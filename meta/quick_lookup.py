@@ -6,18 +6,17 @@ same place; what it takes more for than the store's snapshot and the caller's id
 
 from __future__ import annotations
 
-import errno
 import stat
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from threefs.common.errors import Corrupt, FileError, ThreefsError
-from threefs.common.files import At, Credentials, FileType, Inode
+from threefs.common.errors import Corrupt, ThreefsError
+from threefs.common.files import Credentials, FileType, Inode
 from threefs.common.ids import InodeId
 from threefs.common.net.interface import Reply, Request
 from threefs.meta import metrics
+from threefs.meta.access import EXECUTE, may
 from threefs.meta.context import Environment
-from threefs.meta.resolve import find
 from threefs.meta.view import View
 from threefs.proto.lookup import ASK_IN_FULL, FOUND, NO_SUCH_NAME, Ask, Attributes, Malformed, pack_answer, unpack_ask
 
@@ -55,30 +54,32 @@ class QuickLookup:
             return _IN_FULL
         now = self._env.runtime.now
         began = now()
-        try:
-            inode = await self._env.read(lambda view: _look(view, ask))
-        except FileError as exc:
-            result = _NO_SUCH_NAME if exc.errno == errno.ENOENT else _IN_FULL
-        else:
-            result = _IN_FULL if inode is None else pack_answer(FOUND, attributes_of(inode))
+        result = await self._env.read(lambda view: _look(view, ask))
         count, duration = metrics.of_operation("lookup", "ok")
         count.inc()
         duration.observe(now() - began)
         return result
 
 
-async def _look(view: View, ask: Ask) -> Inode | None:
-    """None if the caller's groups decide whether it may search the directory."""
+async def _look(view: View, ask: Ask) -> bytes:
+    """`resolve.find` of one name, without what it does for paths and links."""
+    parent = InodeId(ask.parent)
     user = Credentials(ask.uid, ask.gid)
-    if user.uid and _groups_decide(await view.record(InodeId(ask.parent)), user):
-        return None
-    return await find(view, At(InodeId(ask.parent), ask.name), user)
+    entry = await view.entry(parent, ask.name)
+    if entry is None or user.uid:  # root needs no look at the directory of a name that is there
+        directory = await view.find_record(parent)
+        if directory is None or directory.type is not FileType.DIRECTORY or not _may_search(directory, user):
+            return _IN_FULL
+    inode = None if entry is None else await view.find_inode(entry.inode)
+    return _NO_SUCH_NAME if inode is None else pack_answer(FOUND, attributes_of(inode))
 
 
-def _groups_decide(directory: Inode, user: Credentials) -> bool:
-    if user.uid == directory.uid or user.gid == directory.gid:
-        return False
-    return bool(directory.mode & stat.S_IXGRP) != bool(directory.mode & stat.S_IXOTH)
+def _may_search(directory: Inode, user: Credentials) -> bool:
+    """False also where it is for the caller's other groups to say."""
+    if user.uid not in (0, directory.uid) and user.gid != directory.gid:
+        group, others = directory.mode & stat.S_IXGRP, directory.mode & stat.S_IXOTH
+        return bool(group and others)
+    return may(directory, user, EXECUTE)
 
 
 def attributes_of(inode: Inode) -> Attributes:
