@@ -37,6 +37,7 @@ class SimulatedNetwork:
         self.servers: dict[str, SimulatedServer] = {}
         self.counts: Counter[str] = Counter()  # lost, slow, cut, refused, delivered
         self._cuts: dict[tuple[str, str], None] = {}
+        self._slow_links: dict[tuple[str, str], float] = {}
 
     def carrier(self, runtime: SimulatedRuntime, host: str) -> SimulatedCarrier:
         return SimulatedCarrier(self, runtime, host)
@@ -53,17 +54,25 @@ class SimulatedNetwork:
         if both:
             self._cuts.pop((target, source), None)
 
+    def slow_down(self, source: str, target: str, up_to_s: float) -> None:
+        """Everything that `source` sends to `target` takes up to so long, each message its own time; 0: no more."""
+        self._slow_links[source, target] = up_to_s
+        if not up_to_s:
+            del self._slow_links[source, target]
+
     def heal(self) -> None:
-        """Ends all partitions."""
+        """Ends all partitions, and makes all links fast."""
         self._cuts.clear()
+        self._slow_links.clear()
 
     async def travel(self, source: str, target: str) -> bool:
         """Waits as long as one message takes; False if it never arrives."""
         random, faults = self.simulation.random, self.faults
         delay_s = random.uniform(faults.delay_s_min, faults.delay_s_max)
-        if random.random() < faults.slow:
+        slow_s = self._slow_links.get((source, target)) or (random.random() < faults.slow and faults.slow_s_max)
+        if slow_s:
             self.counts["slow"] += 1
-            delay_s = random.uniform(0, faults.slow_s_max)
+            delay_s = random.uniform(0, slow_s)
         lost = random.random() < faults.loss
         await asyncio.sleep(delay_s)
         if (source, target) in self._cuts:

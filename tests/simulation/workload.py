@@ -43,21 +43,34 @@ def decode(raw: bytes) -> int:
 class Mixed(Workload):
     """Both kinds of work, from `start_s` on until `stop`."""
 
-    def __init__(self, world: World, *, think_s: float) -> None:
+    def __init__(
+        self, world: World, *, think_s: float, chunks: int = CHUNKS, files: bool = True, readers: int = 0
+    ) -> None:
+        """`readers`: loops in each client that only read chunks, so that somebody looks while others wait."""
         self.world = world
+        self.chunks = chunks
         self.history = History()
         self.counts: Counter[str] = Counter()
         self.running = True
         self.files: dict[str, dict[str, bytes | None]] = {}  # client -> name -> content; None: unknown
         self._think_s = think_s
+        self._uses_files = files
+        self._readers = readers
         self._value = 0
+
+    @property
+    def longest_s(self) -> float:
+        """Every operation that runs has ended by its own limit after this time."""
+        return 70.0 if self._uses_files else 20.0
 
     def attach(self, client: ClientProcess) -> None:
         """Gives a client that has just started its loops; they die with it."""
         assert client.runtime is not None
-        for lane in range(LANES):
-            client.runtime.spawn(self._use_chunks(client), name=f"chunks {lane}")
-        client.runtime.spawn(self._use_files(client), name="files")
+        for lane in range(LANES + self._readers):
+            writes = 0.5 if lane < LANES else 0.0
+            client.runtime.spawn(self._use_chunks(client, writes), name=f"chunks {lane}")
+        if self._uses_files:
+            client.runtime.spawn(self._use_files(client), name="files")
 
     def stop(self) -> None:
         """Loops end after their operation; what still runs ends by its own time limits."""
@@ -65,15 +78,15 @@ class Mixed(Workload):
 
     # Chunks
 
-    async def _use_chunks(self, client: ClientProcess) -> None:
+    async def _use_chunks(self, client: ClientProcess, writes: float) -> None:
         assert client.runtime is not None
         random = client.runtime.random
         while self.running:
             await client.runtime.sleep(random.expovariate(1 / self._think_s))
-            chunk = random.randrange(CHUNKS)
+            chunk = random.randrange(self.chunks)
             first = random.randrange(BLOCKS)
             count = random.randint(1, BLOCKS - first)
-            if random.random() < 0.5:
+            if random.random() < writes:
                 await self._write(client, chunk, first, count)
             else:
                 await self.read(client, chunk, first, count)
