@@ -76,7 +76,13 @@ def forget_node(
 ) -> None:
     """Forget a node that does not run and that no chain needs."""
     confirm(f"Forget node {node_id}?", yes)
-    _with_session(folder, mgmtd, lambda session: session.routing.mgmtd.unregister_node(NodeId(node_id)))
+
+    async def forget(session: Session) -> None:
+        if NodeId(node_id) not in session.routing.routing.nodes:
+            raise UserError(f"there is no node {node_id}", "3fs node list shows all")
+        await session.routing.mgmtd.unregister_node(NodeId(node_id))
+
+    _with_session(folder, mgmtd, forget)
     say(f"node {node_id} is forgotten")
 
 

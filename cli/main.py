@@ -17,6 +17,7 @@ GROUPS = {
     "dev": ("dev_commands", "A cluster on this machine: up, down, status, restart, demo."),
     "node": ("admin_commands:node", "Daemons of the cluster."),
     "target": ("admin_commands:target", "Storage targets: one replica's place on one disk."),
+    "disk": ("disk_commands", "Disks of the storage daemons; a new one for a lost one."),
     "chain": ("admin_commands:chain", "Replication chains."),
     "chain-table": ("admin_commands:chain_table", "Chain tables: the chains that files are spread over."),
     "config": ("admin_commands:config", "The cluster-wide configuration, versioned."),

@@ -43,7 +43,7 @@ class ReadRunner:
         self._routing = routing
         self._flags = data_plane.READ_RELAXED if relaxed else 0
         self._routes = ReadRoutes()
-        self._turn = 0
+        self._turn = runtime.random.randrange(1 << 30)  # else all short-lived clients would read from the same daemon
 
     async def run(self, ios: Sequence[ReadIO], timeout_s: float) -> None:
         """Ends each element with its length, or with the last error once time is over."""

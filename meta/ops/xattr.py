@@ -61,11 +61,14 @@ async def set_xattr(ctx: Context, at: At, name: bytes, value: bytes, flags: Xatt
     async def body(view: View) -> Done:
         inode = await _changing(ctx, view, at, name)
         key = store.xattr_key(inode.id, name)
-        exists = await view.txn.get(key) is not None
+        old = await view.txn.get(key)
+        exists = old is not None
         if exists and flags & XattrFlags.CREATE:
             raise FileError(errno.EEXIST, path_text(name))
         if not exists and flags & XattrFlags.REPLACE:
             raise FileError(errno.ENODATA, path_text(name))
+        if old == value:  # no change, so no new ctime: as ext4 does
+            return Outcome(inode.id, inode.nlink), inode
         names = await _names(view, inode)
         if not exists and sum(len(other) + 1 for other in (*names, name)) > LIST_BYTES_MAX:
             raise FileError(errno.ENOSPC, path_text(name))

@@ -181,7 +181,7 @@ def test_a_chunk_that_rots_on_one_disk(start_cluster: StartCluster, fsck: Fsck) 
     chunks = -(-len(content) // cluster.spec.chunk_bytes)  # each has a replica on every daemon
 
     def mended() -> bool:
-        assert asyncio.run(_read(cluster, "/precious")) == content
+        assert asyncio.run(_read(cluster, "/precious", times=len(storages))) == content
         heads = (_counter(cluster, name, "threefs_storage_repaired_chunks_total") for name in storages)
         return sum(heads) >= chunks
 
@@ -278,6 +278,9 @@ async def _write(cluster: DevCluster, path: str, content: bytes) -> None:
         await files.write_bytes(path, content)
 
 
-async def _read(cluster: DevCluster, path: str) -> bytes:
+async def _read(cluster: DevCluster, path: str, *, times: int = 1) -> bytes:
+    """What it holds; each of `times` reads must find the same. Replicas take turns: as many reads ask each of them."""
     async with connect(cluster.spec.mgmtd_addresses()) as files:
-        return await files.read_bytes(path)
+        contents = {await files.read_bytes(path) for _ in range(times)}
+    (content,) = contents
+    return content

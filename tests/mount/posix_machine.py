@@ -85,6 +85,9 @@ class PosixMachine(RuleBasedStateMachine):
             root.parent.chmod(0o755)  # a symlink to "../b" leads here, where users may not write
             os.chown(root, 0, 61100)
             root.chmod(mode)
+            for name, (uid, gid, _) in zip("ab", USERS.values(), strict=True):  # else most operations find no folder
+                (root / name).mkdir()
+                os.chown(root / name, uid, gid)
         self.before = [snapshot(root) for root in self.roots]
 
     def teardown(self) -> None:
@@ -229,7 +232,7 @@ def is_fifo(path: Path) -> bool:
         return False
 
 
-Snapshot = dict[str, tuple[list[Any], str, int, int]]  # path: attributes, content, mtime, ctime
+Snapshot = dict[str, tuple[int, list[Any], str, int, int]]  # path: inode, attributes, content, mtime, ctime
 
 
 def snapshot(root: Path) -> Snapshot:
@@ -246,16 +249,17 @@ def snapshot(root: Path) -> Snapshot:
         elif stat.S_ISREG(status.st_mode):
             content = path.read_bytes().hex()
         key = str(path.relative_to(root))
-        found[key] = (user_process.describe(status), content, status.st_mtime_ns, status.st_ctime_ns)
+        found[key] = (status.st_ino, user_process.describe(status), content, status.st_mtime_ns, status.st_ctime_ns)
     return dict(sorted(found.items()))
 
 
 def compare(before: Snapshot, now: Snapshot) -> dict[str, tuple[Any, ...]]:
     """What must be equal on both sides: attributes and content as they are, times as changed or not."""
     view: dict[str, tuple[Any, ...]] = {}
-    for path, (attributes, content, mtime, ctime) in now.items():
-        old = before.get(path)
-        changed = ("new",) if old is None else (mtime != old[2], ctime != old[3])
+    times = {inode: rest for inode, _, _, *rest in before.values()}
+    for path, (inode, attributes, content, mtime, ctime) in now.items():
+        old = times.get(inode)
+        changed = ("new",) if old is None else (mtime != old[0], ctime != old[1])
         view[path] = (attributes, content[:200], len(content), changed)
     return view
 

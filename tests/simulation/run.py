@@ -52,6 +52,9 @@ class Report:
         return f"python -m tests.simulation.run --seed {self.seed}{scenario}"
 
 
+ACKNOWLEDGED_A_SECOND = 3.5  # operations of all clients: a storm that lets fewer through proves little
+
+
 def run_seed(
     seed: int,
     *,
@@ -66,7 +69,7 @@ def run_seed(
     work = Mixed(world, think_s=think_s)
     nemesis = Nemesis(world, kinds=kinds)
     report = Report(seed, faults=nemesis.counts)
-    return _run(world, work, report, lambda: nemesis.rage(seconds), trace=trace, ablate=ablate)
+    return _run(world, work, report, lambda: _storm(world, work, nemesis, seconds), trace=trace, ablate=ablate)
 
 
 def run_scenario(name: str, seed: int, *, trace: bool = False, ablate: str = "") -> Report:
@@ -124,6 +127,16 @@ async def _main(world: World, work: Mixed, report: Report, rage: Callable[[], Aw
         report.problems.append(f"the healed cluster is not whole any more: {_chains(world)}")
     if not report.problems:
         await _judge(world, work, report)
+
+
+async def _storm(world: World, work: Mixed, nemesis: Nemesis, seconds: float) -> None:
+    await nemesis.rage(seconds)
+    while not world.simulation.failures and _too_quiet(world, work, seconds):
+        await nemesis.rage(seconds / 10)  # faults left little time for work
+
+
+def _too_quiet(world: World, work: Mixed, seconds: float) -> bool:
+    return work.counts["acknowledged"] < ACKNOWLEDGED_A_SECOND * seconds and world.runtime.now() < 2 * seconds
 
 
 async def _judge(world: World, work: Mixed, report: Report) -> None:

@@ -32,6 +32,19 @@ def test_set_get_list_remove(room: Room) -> None:
     room.run(body)
 
 
+def test_setting_what_is_there_changes_no_time(room: Room) -> None:
+    async def body() -> None:
+        file = (await room.client.create(ROOT_INODE, b"f")).inode
+        await room.client.setxattr(file.id, b"user.a", b"1")
+        before = await room.client.stat(file.id)
+        await room.tick()
+        await room.client.setxattr(file.id, b"user.a", b"1")
+        assert await room.client.stat(file.id) == before
+        await refused(errno.EEXIST, room.client.setxattr(file.id, b"user.a", b"1", flags=XattrFlags.CREATE))
+
+    room.run(body)
+
+
 def test_flags_and_limits(room: Room) -> None:
     async def body() -> None:
         id = (await room.client.create(ROOT_INODE, b"f")).inode.id
