@@ -1,7 +1,7 @@
 """Small clusters struck where one safeguard stands: the faults are placed on purpose, their timing comes from the seed.
 
 A whole cluster under every fault (`nemesis`) meets these moments now and then; here each run meets them many times, on
-one chain and one chunk that all clients use. With every safeguard in place a scenario is one more search for bugs.
+one chain and a few chunks that all clients use. With every safeguard in place a scenario is one more search for bugs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from tests.simulation.world import ClientProcess, Process, Shape, StorageProcess
 @dataclass(frozen=True)
 class Scenario:
     strike: Callable[[World, Random], Awaitable[None]]
-    think_s: float  # mean time between two operations of a client
+    think_s: float  # mean time between two operations of one loop of a client
     rounds: int
+    chunks: int  # few: everybody meets; more: some have nothing pending
 
 
 async def slow_way_back(world: World, random: Random) -> None:
@@ -41,7 +42,7 @@ async def slow_way_back(world: World, random: Random) -> None:
 async def forgotten_daemon(world: World, random: Random) -> None:
     """A daemon that nobody but one client reaches, while that client hears as little of the new chain as it does."""
     victim, client = random.choice(world.of_kind("storage")), random.choice(world.of_kind("client"))
-    away_s = random.uniform(2.5, 6.0)  # declared dead after 3 s
+    away_s = random.uniform(2.5, 8.0)  # declared dead after 3 s
     await asyncio.gather(
         _cut_off(world, victim, client, away_s), _hide_map(world, client, away_s + random.uniform(-0.5, 1.0))
     )
@@ -75,10 +76,10 @@ async def late_frames(world: World, random: Random) -> None:
 
 
 SCENARIOS = {
-    "slow way back": Scenario(slow_way_back, think_s=0.05, rounds=3),
-    "forgotten daemon": Scenario(forgotten_daemon, think_s=0.1, rounds=3),
-    "returning head": Scenario(returning_head, think_s=0.1, rounds=3),
-    "late frames": Scenario(late_frames, think_s=0.1, rounds=3),
+    "slow way back": Scenario(slow_way_back, think_s=0.05, rounds=3, chunks=1),
+    "forgotten daemon": Scenario(forgotten_daemon, think_s=0.05, rounds=3, chunks=4),
+    "returning head": Scenario(returning_head, think_s=0.1, rounds=4, chunks=2),
+    "late frames": Scenario(late_frames, think_s=0.1, rounds=3, chunks=2),
 }
 
 
