@@ -110,8 +110,8 @@ def _lost_disks(routing: Routing) -> list[str]:
         }
     )
     return [
-        f"disk {disk} of node {node} does not serve: see the daemon's log; an empty one in its place begins to be filled "
-        f"with: 3fs disk replace {node} {disk}"
+        f"disk {disk} of node {node} does not serve: see the daemon's log; an empty one in its place begins to be "
+        f"filled with: 3fs disk replace {node} {disk}"
         for node, disk in lost
     ]
 
