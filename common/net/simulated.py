@@ -56,9 +56,10 @@ class SimulatedNetwork:
 
     def slow_down(self, source: str, target: str, up_to_s: float) -> None:
         """Everything that `source` sends to `target` takes up to so long, each message its own time; 0: no more."""
-        self._slow_links[source, target] = up_to_s
-        if not up_to_s:
-            del self._slow_links[source, target]
+        if up_to_s:
+            self._slow_links[source, target] = up_to_s
+        else:
+            self._slow_links.pop((source, target), None)
 
     def heal(self) -> None:
         """Ends all partitions, and makes all links fast."""
