@@ -377,13 +377,13 @@ def test_driver_runs_a_plan_with_arguments(ctx: Context, numbers: str, tmp_path:
             "--data_root",
             str(tmp_path / "root"),
             "--fault_inject_prob",
-            "0.2",
+            "0.8",  # of ten tasks, none fails once in ten million runs, and one fails a hundred times as rarely
             "--max_fail_count",
-            "9",
+            "100",
         ]
     )
     assert user == {"input": numbers}
-    assert mine["fault_inject_prob"] == 0.2
+    assert mine["fault_inject_prob"] == 0.8
     split = EvenlyDistributedPartitionNode(ctx, (source(ctx, user["input"]),), 10)
     node = SqlEngineNode(ctx, (split,), "SELECT count(*) AS n FROM {0}")
     found = driver.run(LogicalPlan(ctx, node), stop_process_on_done=False)
