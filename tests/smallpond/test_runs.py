@@ -274,6 +274,41 @@ def test_output_on_another_file_system(sp: Session) -> None:
         subprocess.run(["rm", "-rf", target], check=True)
 
 
+FULL_DISK = """
+    import os, sys, threefs.smallpond as smallpond
+    place, roomy = sys.argv[1:]
+    def attempt(root, target):
+        with smallpond.init(data_root=root, progress=False) as sp:
+            try:
+                frame = sp.partial_sql("SELECT range AS a, hash(range) AS h FROM range(300000)")
+                frame.write_parquet(target, mode="overwrite")
+            except Exception as exc:
+                print(type(exc).__name__, exc)
+    attempt(f"{place}/root", f"{place}/out")
+    attempt(roomy, f"{place}/out")
+    attempt(roomy, roomy + "/out")
+    left = [name for _, _, files in os.walk(place) for name in files if name != ".STATUS"]
+    print(left, len(os.listdir(roomy + "/out")))
+"""
+
+
+def test_a_full_disk_says_so_and_shows_nothing_half_written(tmp_path: Path) -> None:
+    small, roomy, script = tmp_path / "small", tmp_path / "roomy", tmp_path / "script.py"
+    small.mkdir()
+    script.write_text(textwrap.dedent(FULL_DISK))
+    command = f"mount -t tmpfs -o size=1m tmpfs {small} && exec {sys.executable} {script} {small} {roomy}"
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("needs unshare and a kernel that lets it mount a small disk")
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    failed, also_failed, left = done.stdout.splitlines()
+    for line in (failed, also_failed):
+        assert line.startswith("TaskFailed"), line
+        assert "No space left on device" in line
+        assert "; free space there, or on the disk of data_root" in line
+    assert left == "[] 2"  # on the other disk: a file and the manifest
+
+
 # ---- scale, start, reports ----
 
 
