@@ -29,11 +29,12 @@ from threefs.smallpond.logical.dataset import (
     PandasDataSet,
     ParquetDataSet,
 )
-from threefs.smallpond.logical.dataset.memory import table_from_items
+from threefs.smallpond.logical.dataset.memory import table_from_items, table_from_polars
 from threefs.smallpond.logical.node import Context, DataSourceNode, LogicalPlan, Node, RootNode, SqlEngineNode
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
 
     from threefs.smallpond.execution.events import Observer, RunRecord
     from threefs.smallpond.execution.job import Job
@@ -103,6 +104,9 @@ class Session:
 
     def from_pandas(self, df: pd.DataFrame) -> DataFrame:
         return self._from_dataset(PandasDataSet(df))
+
+    def from_polars(self, df: pl.DataFrame | pl.LazyFrame) -> DataFrame:
+        return self.from_arrow(table_from_polars(df))
 
     def _from_dataset(self, dataset: DataSet) -> DataFrame:
         return DataFrame(self, DataSourceNode(self._ctx, dataset))
