@@ -24,6 +24,7 @@ from threefs.mgmtd import state as rules
 from threefs.mgmtd.cluster import Cluster
 from threefs.mgmtd.config import MgmtdConfig
 from threefs.mgmtd.lease import Lease
+from threefs.mgmtd.probe import refuses_connections
 from threefs.mgmtd.service import MgmtdService, Validator
 from threefs.mgmtd.standby import Standby
 from threefs.mgmtd.store import Store
@@ -124,6 +125,13 @@ class MgmtdServer:
             _log.warning("node %d is silent: declared dead", node)
             await self.cluster.fail(node)
             metrics.NODES_FAILED.inc()
+        fenced = self.cluster.fenced_nodes()
+        answers = await asyncio.gather(*[refuses_connections(self._transport, node.address) for node in fenced])
+        for gone, refused in zip(fenced, answers, strict=True):
+            if refused:
+                _log.warning("node %d is silent and %s refuses connections: declared dead", gone.id, gone.address)
+                await self.cluster.fail(gone.id, gone=True)
+                metrics.NODES_FAILED.inc()
         for session in self.cluster.sessions.expire(self._runtime.now()):
             _log.info("session of client %s (%s) expired", session.client.hex(), session.description)
             metrics.SESSIONS_EXPIRED.inc()

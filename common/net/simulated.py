@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from threefs.common.errors import ThreefsError, Timeout, Unreachable, from_wire, to_wire
+from threefs.common.errors import Refused, ThreefsError, Timeout, Unreachable, Unsupported, from_wire, to_wire
 from threefs.common.net.interface import Buffer, Carrier, Handler, Reply, Request, Scatter, Server, Transport
 from threefs.common.net.loopback import deliver
 from threefs.common.runtime.simulated import SimulatedRuntime, Simulation
@@ -140,9 +140,9 @@ class SimulatedTransport(Transport):
         server = network.servers.get(address)
         if not arrived:
             return await self._break(answer, address)
-        if server is None or not server.carrier.runtime.alive or request.method not in server.handlers:
+        if server is None or not server.carrier.runtime.alive:
             network.counts["refused"] += 1
-            return self._settle(answer, Unreachable(f"{address} refuses connections"))
+            return self._settle(answer, Refused(f"{address} refuses connections"))
         network.simulation.record(f"{here} > {there} {request.method:#06x} {len(request.body)}+{len(request.data)}")
         outcome = await self._serve(server, request)
         if outcome is None or not await network.travel(there, here):
@@ -156,7 +156,10 @@ class SimulatedTransport(Transport):
         async def handle() -> None:
             outcome: Reply | ThreefsError | None = None
             try:
-                reply = await server.handlers[request.method](request)
+                handler = server.handlers.get(request.method)
+                if handler is None:
+                    raise Unsupported(f"method {request.method:#06x} is not served at {server.address}")
+                reply = await handler(request)
                 outcome = Reply(reply.body, [bytes(part) for part in reply.data])
             except ThreefsError as exc:
                 outcome = from_wire(*to_wire(exc))

@@ -228,6 +228,36 @@ def test_a_daemon_that_mgmtd_does_not_hear_answers_nobody(cluster: Cluster) -> N
     cluster.run(main)
 
 
+def test_a_target_begins_anew_only_when_its_chain_does_not_count_on_it(cluster: Cluster) -> None:
+    async def main() -> None:
+        async def create(n: int) -> None:
+            request = pb.CreateTargetRequest(target=cluster.target(n), disk_index=0)
+            await invoke(cluster.transport, f"storage{n}:1", Storage.CREATE_TARGET, request, timeout_s=9.0)
+
+        async def lose(n: int, state: PublicState) -> None:
+            targets = cluster.servers[n].targets
+            cluster.network.cut(f"storage{n}", "mgmtd", both=True)
+            await targets.remove(targets.find(cluster.target(n)))
+            with pytest.raises(Conflict, match="still counts as serving"):
+                await create(n)
+            cluster.network.mend(f"storage{n}", "mgmtd", both=True)
+            await cluster.until(lambda r: r.chains[CHAIN].state_of(cluster.target(n)) is state)
+
+        await cluster.write(0, b"all have it")
+        await lose(3, PublicState.OFFLINE)
+        await create(3)
+        await cluster.whole()
+        await cluster.assert_equal_replicas()
+        for n in (2, 3):
+            await cluster.servers[n].stop()
+            await cluster.gone(n)
+        await lose(1, PublicState.LASTSRV)
+        with pytest.raises(Conflict, match="rotate-lastsrv 1"):
+            await create(1)
+
+    cluster.run(main)
+
+
 def test_a_clean_stop_is_known_at_once(cluster: Cluster) -> None:
     async def main() -> None:
         await cluster.servers[2].stop()
