@@ -5,6 +5,8 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
+QUICK  := "not bench and not proof and not gpu"
+WORKERS ?= 2
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES := build-essential python3-dev python3-venv liburing-dev liblmdb-dev libfuse3-dev fuse3 pkg-config etcd-server fio
 
@@ -40,8 +42,10 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy -p threefs
 
+# The last two start many processes themselves and have seconds to meet: nothing runs beside them.
 test: setup lint types
-	$(BIN)/pytest -m "not bench and not proof and not gpu"
+	$(BIN)/pytest -m $(QUICK) -n $(WORKERS) --dist loadfile --ignore tests/cluster --ignore tests/simulation
+	$(BIN)/pytest -m $(QUICK) tests/cluster tests/simulation
 
 proof: setup
 	$(BIN)/pytest -m proof --timeout 3600

@@ -10,8 +10,9 @@ import typer
 
 from threefs.cli import status as tables
 from threefs.cli.dev.bootstrap import ALIVE, Session, connected, make_chains
+from threefs.cli.entry import run_async
 from threefs.cli.options import DirOption, JsonOption, MgmtdOption, YesOption, addresses, confirm
-from threefs.cli.output import print_json, print_table, run_async, say
+from threefs.cli.output import print_json, print_table, say
 from threefs.common.errors import UserError
 from threefs.common.ids import ChainId, NodeId, TargetId
 from threefs.common.routing import NodeType, Routing
@@ -75,7 +76,13 @@ def forget_node(
 ) -> None:
     """Forget a node that does not run and that no chain needs."""
     confirm(f"Forget node {node_id}?", yes)
-    _with_session(folder, mgmtd, lambda session: session.routing.mgmtd.unregister_node(NodeId(node_id)))
+
+    async def forget(session: Session) -> None:
+        if NodeId(node_id) not in session.routing.routing.nodes:
+            raise UserError(f"there is no node {node_id}", "3fs node list shows all")
+        await session.routing.mgmtd.unregister_node(NodeId(node_id))
+
+    _with_session(folder, mgmtd, forget)
     say(f"node {node_id} is forgotten")
 
 

@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
+from threefs.cli.entry import run_async
 from threefs.cli.graysort_commands import print_report
 from threefs.cli.options import DirOption, JsonOption, required_dir
-from threefs.cli.output import print_json, print_table, progress_bar, run_async, say
+from threefs.cli.output import print_json, print_table, progress_bar, say
 from threefs.common.errors import UserError
 from threefs.workloads.bench.measure import Measurement
 from threefs.workloads.graysort.report import JobReport

@@ -12,8 +12,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from threefs.cli.entry import run_async
 from threefs.cli.options import DirOption, JsonOption, MgmtdOption, YesOption, addresses, confirm
-from threefs.cli.output import bytes_text, print_json, print_table, progress_bar, run_async, say
+from threefs.cli.output import bytes_text, print_json, print_table, progress_bar, say
 from threefs.client.connect import connect
 from threefs.client.filesystem import COPY_BYTES, FileSystem
 from threefs.common.errors import UserError

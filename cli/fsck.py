@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from threefs.cli.entry import run_async
 from threefs.cli.options import addresses
-from threefs.cli.output import out, print_json, run_async, say
+from threefs.cli.output import out, print_json, say
 from threefs.client.connect import Connection, open_connection
 from threefs.client.meta import fsck as namespace
 from threefs.common.files import Credentials

@@ -10,13 +10,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from threefs.common.errors import ThreefsError, UserError
+from threefs.cli.entry import guarded
 
 # name → (module, what --help says): imported when it is used
 GROUPS = {
     "dev": ("dev_commands", "A cluster on this machine: up, down, status, restart, demo."),
     "node": ("admin_commands:node", "Daemons of the cluster."),
     "target": ("admin_commands:target", "Storage targets: one replica's place on one disk."),
+    "disk": ("disk_commands", "Disks of the storage daemons; a new one for a lost one."),
     "chain": ("admin_commands:chain", "Replication chains."),
     "chain-table": ("admin_commands:chain_table", "Chain tables: the chains that files are spread over."),
     "config": ("admin_commands:config", "The cluster-wide configuration, versioned."),
@@ -108,19 +109,8 @@ def overlap(ctx: typer.Context) -> None:
 
 
 def main() -> None:
-    """Entry point: errors that a user caused are one sentence and a hint, exit code as they say."""
-    try:
-        app()
-    except (UserError, ThreefsError) as exc:
-        from threefs.cli.output import fail
-
-        sys.exit(fail(exc))
-    except OSError as exc:
-        if exc.filename is None:  # of no file that a user named
-            raise
-        from threefs.cli.output import fail
-
-        sys.exit(fail(UserError(f"{exc.filename}: {exc.strerror}", "check the path and its permissions")))
+    """Entry point of `3fs`."""
+    guarded(app)
 
 
 if __name__ == "__main__":

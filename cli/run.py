@@ -1,4 +1,5 @@
-"""`3fs run ROLE --config FILE`: one daemon in the foreground, under any supervisor."""
+"""`3fs run ROLE --config FILE`: one daemon in the foreground, under any supervisor. Of a development cluster:
+`python -m threefs.cli.run ROLE FILE`."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import asyncio
 import gc
 import logging
 import signal
+import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,8 +15,8 @@ from typing import Any
 
 from threefs.cli.core_service import CoreService
 from threefs.cli.daemons import ProcessConfig, Role, World, role_named
+from threefs.cli.entry import guarded, run_async
 from threefs.cli.notify import notify
-from threefs.cli.output import run_async
 from threefs.common import logs
 from threefs.common.config import Config, load
 from threefs.common.errors import UserError
@@ -82,3 +84,7 @@ def _serve_metrics(listen: str) -> None:
         raise UserError(
             f"cannot serve metrics at {listen}: {exc.strerror}", "set another process.metrics_listen, or none"
         ) from exc
+
+
+if __name__ == "__main__":
+    guarded(lambda: run(sys.argv[1], Path(sys.argv[2])))

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from threefs.cli.dev.bootstrap import connected
+from threefs.cli.entry import run_async
 from threefs.cli.options import addresses
-from threefs.cli.output import bytes_text, print_json, print_table, run_async, say, state_text
+from threefs.cli.output import bytes_text, print_json, print_table, say, state_text
 from threefs.common.routing import Chain, LocalState, NodeStatus, PublicState, Routing
 
 _HEALTHY_NODE = (NodeStatus.PRIMARY, NodeStatus.CONNECTED)
@@ -92,9 +93,27 @@ def what_to_do(routing: Routing) -> list[str]:
             )
         else:
             advice.append(f"chain {chain.id} serves with {serving} of {len(chain.targets)} targets: start the others")
+    advice += _lost_disks(routing)
     if not routing.chains:
         advice.append("there are no chains yet: 3fs chain create makes them, once all storage daemons are there")
     return advice
+
+
+def _lost_disks(routing: Routing) -> list[str]:
+    """Daemons that are there without targets that their chains wait for."""
+    lost = sorted(
+        {
+            (target.node, target.disk_index)
+            for target in routing.targets.values()
+            if target.chain and target.public is PublicState.OFFLINE and target.local is LocalState.OFFLINE
+            if target.node in routing.nodes and routing.nodes[target.node].status is NodeStatus.CONNECTED
+        }
+    )
+    return [
+        f"disk {disk} of node {node} does not serve: see the daemon's log; an empty one in its place begins to be "
+        f"filled with: 3fs disk replace {node} {disk}"
+        for node, disk in lost
+    ]
 
 
 def as_dict(routing: Routing) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from threefs.cli.entry import run_async
 from threefs.cli.options import DirOption, JsonOption, MgmtdOption, YesOption, addresses, confirm
-from threefs.cli.output import print_json, print_table, run_async, say
+from threefs.cli.output import print_json, print_table, say
 from threefs.client.connect import connect
 from threefs.client.meta import users
 from threefs.client.meta.client import MetaClient

@@ -58,6 +58,12 @@ class Unreachable(TransientError):
     errno = _errno.EHOSTUNREACH
 
 
+class Refused(Unreachable):
+    """Nobody listens at the address: the machine said so itself."""
+
+    code = 106
+
+
 class Busy(TransientError):
     code = 103
     errno = _errno.EBUSY

@@ -44,13 +44,29 @@ def mounted_at(path: str) -> MountEntry | None:
     return next((entry for entry in reversed(mounts()) if entry.mountpoint == path), None)
 
 
+def absolute(mountpoint: Path) -> str:
+    """As the kernel lists it. The last component is not looked at: that may be a mount that nobody serves."""
+    return os.path.join(os.path.realpath(mountpoint.parent), mountpoint.name)
+
+
+def is_served(mountpoint: Path) -> bool:
+    """Something is mounted there, and its daemon answers."""
+    path = absolute(mountpoint)
+    return mounted_at(path) is not None and not _is_dead(path)
+
+
+def clear(mountpoint: Path) -> None:
+    """Takes away what a dead daemon left there, before anything else touches the path: every look at it may fail."""
+    path = absolute(mountpoint)
+    while (entry := mounted_at(path)) is not None and _is_dead(path):
+        _recover(path, entry)
+
+
 def prepare(mountpoint: Path) -> str:
     """The absolute path to mount at. UserError if it is no empty directory or something is mounted there."""
-    path = os.path.join(os.path.realpath(mountpoint.parent), mountpoint.name)
+    path = absolute(mountpoint)
+    clear(mountpoint)
     entry = mounted_at(path)
-    if entry is not None and _is_dead(path):
-        _recover(path, entry)
-        entry = mounted_at(path)
     if entry is not None:
         raise UserError(
             f"{path} is already a mount point ({entry.fs_type} from {entry.source})",

@@ -31,6 +31,7 @@ Change = Callable[[State], State]
 _log = logging.getLogger(__name__)
 
 QUEUE_MAX = 10_000
+FENCED_SHARE = 0.6  # of the failure timeout: a daemon fences itself after half of it; the rest is for unequal clocks
 
 
 class Cluster:
@@ -202,9 +203,14 @@ class Cluster:
 
     # Silence
 
-    async def fail(self, node: NodeId) -> None:
-        """Declares a node dead, unless it has spoken meanwhile."""
-        await self.apply(lambda state: rules.fail(state, node) if node in self.silent_nodes() else state)
+    async def fail(self, node: NodeId, *, gone: bool = False) -> None:
+        """Declares a node dead, unless it has spoken meanwhile. `gone`: its address refuses connections."""
+
+        def change(state: State) -> State:
+            fenced = gone and any(other.id == node for other in self.fenced_nodes())
+            return rules.fail(state, node) if fenced or node in self.silent_nodes() else state
+
+        await self.apply(change)
 
     def heard(self, node: NodeId, at: float) -> None:
         self._heard[node] = at
@@ -225,10 +231,22 @@ class Cluster:
                 if newborn_over:
                     found.append(node.id)
                 continue
-            expected = node.status in (NodeStatus.CONNECTED, NodeStatus.CONNECTING)
-            if expected and now - self._heard.get(node.id, self._since) > self.config.failure_timeout_s:
+            if self._silent_s(node) > self.config.failure_timeout_s:
                 found.append(node.id)
         return found
+
+    def fenced_nodes(self) -> list[Node]:
+        """Nodes that have been silent for so long that they serve nothing, whether they live or not."""
+        state = self.require()
+        limit_s = FENCED_SHARE * self.config.failure_timeout_s
+        nodes = state.routing.nodes.values()
+        return [node for node in nodes if node.id not in state.unheard and self._silent_s(node) > limit_s]
+
+    def _silent_s(self, node: Node) -> float:
+        """Since its last heartbeat came; 0 for one that is not expected to send any."""
+        if node.status not in (NodeStatus.CONNECTED, NodeStatus.CONNECTING):
+            return 0.0
+        return self._runtime.now() - self._heard.get(node.id, self._since)
 
 
 def _settle(done: asyncio.Future[State], outcome: State | ThreefsError) -> None:

@@ -75,13 +75,14 @@ class StorageService:
         check_serving(place, target.life.phase)
         if place.chain.serving()[-1] != target.id:
             raise NotServing(f"target {target.id} is not the last serving one of chain {place.chain.id}: ask that")
+        decides = target.decides(place)
         end = ChunkId(InodeId(message.inode + 1), 0)
         begin = ChunkId(InodeId(message.inode), 0)
         reply = pb.QueryLastChunkReply(index=-1)
         while True:
             page = await target.engine.list(target.id, begin, end, limit=PAGE_MAX)
             for meta in page:
-                if meta.pending and not place.is_authority:
+                if meta.pending and not decides:
                     raise NotCommitted(f"chunk {meta.chunk}: version {meta.pending} is on its way")
                 if meta.committed:
                     reply.index, reply.length = meta.chunk.number, meta.length
@@ -209,6 +210,19 @@ class StorageService:
         )
 
     async def create_target(self, message: pb.CreateTargetRequest, request: Request) -> pb.CreateTargetReply:
+        """Conflict if the chain counts on what the target had: an empty one in its place would lose it."""
+        await refresh_quietly(self._routing)
+        known = self._routing.routing.targets.get(TargetId(message.target))
+        if known is not None and known.chain and known.id not in {target.id for target in self._targets}:
+            if known.public is PublicState.LASTSRV:
+                raise Conflict(
+                    f"target {known.id} was the last that served chain {known.chain}: bring its disk back, or give up "
+                    f"what only it had: 3fs chain rotate-lastsrv {known.chain}"
+                )
+            if known.public is PublicState.SERVING:
+                raise Conflict(
+                    f"target {known.id} of chain {known.chain} still counts as serving: try again in seconds"
+                )
         await self._targets.create(TargetId(message.target), message.disk_index)
         return pb.CreateTargetReply()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from threefs.cli.dev.bootstrap import bring_up
 from threefs.cli.dev.configs import write_config
 from threefs.cli.dev.layout import ClusterSpec, DaemonSpec
 from threefs.cli.dev.processes import Process, daemon_command, require_alive
-from threefs.cli.output import run_async
+from threefs.cli.entry import run_async
 from threefs.common.errors import UserError
 from threefs.common.kv.etcd_local import EtcdLocal
 from threefs.fuse import mountpoint
@@ -114,12 +113,13 @@ class DevCluster:
         """Before anything is started: a mount point that cannot be used."""
         for daemon in self.spec.of_role("mount"):
             if self.process(daemon).pid() is None:
+                mountpoint.clear(Path(self.spec.mount))
                 Path(self.spec.mount).mkdir(parents=True, exist_ok=True)
                 mountpoint.prepare(Path(self.spec.mount))
 
     def _wait_mounted(self, daemon: DaemonSpec, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while not os.path.ismount(self.spec.mount):
+        while not mountpoint.is_served(Path(self.spec.mount)):  # a dead daemon's mount is there, too
             require_alive(self.process(daemon), daemon.name)
             if time.monotonic() > deadline:
                 log = self.process(daemon).log
@@ -129,7 +129,7 @@ class DevCluster:
     # --- stopping -----------------------------------------------------------------------------------------------
 
     def down(self) -> None:
-        """Stops every daemon, clients first, so that all data is written; removes no data."""
+        """Stops every daemon, clients first, so that all data is written; removes no data, and leaves no mount."""
         with self._locked():
             for role in reversed(_START_ORDER):
                 processes = [self.process(daemon) for daemon in self.spec.of_role(role)]
@@ -137,6 +137,8 @@ class DevCluster:
                     process.signal(signal.SIGTERM)
                 for process in processes:
                     process.stop()
+            if self.spec.mount:
+                mountpoint.clear(Path(self.spec.mount))  # of a daemon that was killed
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

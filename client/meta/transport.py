@@ -24,6 +24,7 @@ from threefs.proto import meta_pb2 as pb
 from threefs.proto.rpc import Method
 
 LAST_ATTEMPT_S_MIN: Final = 0.05
+PAUSE_S_MAX: Final = 0.25  # between attempts: a daemon that is started again is found that soon
 ReplyT = TypeVar("ReplyT", bound=Message)
 MetaNodes = Callable[[], Sequence[MetaNode]]
 
@@ -117,9 +118,13 @@ class MetaCaller:
                 error: ThreefsError = exc
             except ThreefsError as exc:
                 error = exc
-            retry = retry or Retry(self._runtime, self._timeout_s - (self._runtime.now() - began))
+            retry = retry or Retry(self._runtime, self._timeout_s - (self._runtime.now() - began), most_s=PAUSE_S_MAX)
             await _pause(retry, error)
             limit_s = min(attempt_s or self._attempt_s, retry.left_s)
+
+    def address(self) -> str:
+        """The daemon in use; Unreachable if none is known."""
+        return self._address(None, 0)
 
     def _address(self, inode: int | None, moved: int) -> str:
         nodes = self._nodes()

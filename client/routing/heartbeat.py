@@ -1,9 +1,10 @@
 """Being a node of the cluster: registration, heartbeats, self-fencing. Used by the meta and storage daemons.
 
 The one rule: `is_fenced()` turns true before mgmtd can declare this node dead. It counts from the moment at which
-the last answered heartbeat was *sent*, and mgmtd waits for twice as long from the moment at which it *came*, so
-both need only clocks of the same speed. It turns false again only with the map that mgmtd had when it answered: a
-node that was cut off must not serve by the map of before.
+the last answered heartbeat was *sent*, and mgmtd waits for longer from the moment at which it *came* (twice as long, or
+a fifth more if the node's address refuses connections), so both need only clocks of nearly the same speed. It turns
+false again only with the map that mgmtd had when it answered: a node that was cut off must not serve by the map of
+before.
 """
 
 from __future__ import annotations

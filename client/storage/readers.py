@@ -96,7 +96,7 @@ class ReadRunner:
             left = [index for index, target in enumerate(route.serving) if target not in fetch.failed]
             return left[self._turn % len(left)] if left else self._turn % count
         if together:
-            return route.addresses.index(sorted(route.addresses)[self._turn % count])
+            return route.by_address[self._turn % count]
         return (fetch.io.chunk.number + self._turn) % count
 
     async def _read_batch(self, address: str, batch: Sequence[Fetch], timeout_s: float) -> None:

@@ -44,6 +44,7 @@ class ReadRoute:
     chain: Chain
     serving: tuple[TargetId, ...]
     addresses: tuple[str, ...]  # of `serving`
+    by_address: tuple[int, ...]  # indexes into `serving`, in an order that chains of the same daemons share
 
 
 class ReadRoutes:
@@ -62,7 +63,9 @@ class ReadRoutes:
         if route is None:
             chain = chain_of(routing, chain_id)
             serving = serving_of(chain)
-            route = ReadRoute(chain, serving, tuple(address_of(routing, target) for target in serving))
+            addresses = tuple(address_of(routing, target) for target in serving)
+            order = tuple(sorted(range(len(addresses)), key=addresses.__getitem__))
+            route = ReadRoute(chain, serving, addresses, order)
             self._routes[chain_id] = route
         return route
 

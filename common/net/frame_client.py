@@ -7,7 +7,7 @@ import contextlib
 import itertools
 from collections.abc import Sequence
 
-from threefs.common.errors import ThreefsError, Timeout, Unreachable, from_wire
+from threefs.common.errors import Refused, ThreefsError, Timeout, Unreachable, from_wire
 from threefs.common.net.frame import FrameDamaged, Header, Kind, unpack_error
 from threefs.common.net.frames import FrameProtocol
 from threefs.common.net.interface import Buffer, Reply, Scatter, Transport
@@ -120,6 +120,8 @@ class FrameTransport(Transport):
             raise Timeout(f"{address} did not answer method {method:#06x} within {timeout_s:g} s") from exc
         except ThreefsError:
             raise
+        except ConnectionRefusedError as exc:
+            raise Refused(f"nobody listens at {address}: {exc}") from exc
         except OSError as exc:
             raise Unreachable(f"cannot reach {address}: {exc}") from exc
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,8 +40,6 @@ def start_cluster(tmp_path: Path) -> Iterator[StartCluster]:
 
     yield start
     for cluster in running:
-        if cluster.spec.mount and cluster.process(cluster.spec.daemon("mount-1")).pid() is None:
-            subprocess.run(["umount", "-l", cluster.spec.mount], check=False, capture_output=True)  # of a killed daemon
         cluster.down()
         assert all(daemon.pid is None for daemon in cluster.status())
         assert not cluster.spec.mount or mounted_at(cluster.spec.mount) is None

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.cluster.load import wait_until
 
 from threefs.cli.dev.cluster import DevCluster
 from threefs.client.connect import connect
@@ -61,6 +63,27 @@ def test_a_cluster_keeps_its_files_and_lives_beside_another(
     assert asyncio.run(_read(first)) == bytes([0]) * 1_000_000
     fsck(first)
     fsck(second)
+
+
+def test_a_lost_disk_is_replaced(start_cluster: Callable[..., DevCluster], fsck: Callable[[DevCluster], None]) -> None:
+    cluster = start_cluster()
+    asyncio.run(_write(cluster, b"kept" * 200_000))
+    daemon = cluster.spec.daemon("storage-2")
+    cluster.process(daemon).stop()
+    shutil.rmtree(cluster.folder / "storage-2" / "disk")
+    cluster.restart("storage-2")
+    where = ("--dir", str(cluster.folder))
+    replace = f"3fs disk replace {daemon.node_id} 0"
+    wait_until(lambda: replace in _command("status", *where).stderr, 20, "the loss is known")
+    assert "repeat with --yes" in _command(*replace.split()[1:], *where).stderr
+    done = _command(*replace.split()[1:], *where, "--yes")
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: _command("status", *where).returncode == 0, 30, "all targets serve again")
+    assert "has all its 3 targets" in _command(*replace.split()[1:], *where, "--yes").stderr
+    listed = json.loads(_command("disk", "list", *where, "--json").stdout)
+    assert [(disk["targets"], disk["serving"]) for disk in listed] == [(3, 3)] * 3
+    assert asyncio.run(_read(cluster)) == b"kept" * 200_000
+    fsck(cluster)
 
 
 def test_what_a_person_gets_wrong_is_one_sentence_and_a_next_step(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.cluster.load import Writer, wait_until
 
 from threefs.cli.dev.bootstrap import all_serving
 from threefs.cli.dev.cluster import DevCluster
-from threefs.cli.output import run_async
+from threefs.cli.entry import run_async
 from threefs.cli.status import fetch_routing
 
 pytestmark = [pytest.mark.cluster, pytest.mark.mount]

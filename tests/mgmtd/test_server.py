@@ -35,13 +35,29 @@ def test_a_killed_daemon_leaves_the_chain_and_comes_back(mini: MiniCluster) -> N
         mini.crash("storage12")
         routing = await watcher.wait_for(lambda r: "OFFLINE" in states(r).values(), 10)
         pause_s = mini.simulation.loop.time() - killed_at
-        assert 2.4 < pause_s < 3.3, f"declared dead after {pause_s} s"
+        assert 1.3 < pause_s < 2.1, f"declared dead after {pause_s} s"
         assert states(routing) == {101: "SERVING", 103: "SERVING", 102: "OFFLINE"}
         assert routing.nodes[NodeId(12)].status is NodeStatus.FAILED
         await mini.daemon(12, 102).start()
         routing = await watcher.wait_for(all_serving, 2)
         assert routing.chains[ChainId(1)].targets == (101, 103, 102)
         assert routing.nodes[NodeId(12)].status is NodeStatus.CONNECTED
+
+    mini.run(main)
+
+
+def test_a_daemon_that_is_cut_off_has_time_until_it_has_surely_fenced_itself(mini: MiniCluster) -> None:
+    async def main() -> None:
+        watcher = await mini.with_chain()
+        await mini.network.carrier(mini.runtimes["storage12"], "storage12").server("storage12:1", {}).start()
+        cut_at = mini.simulation.loop.time()
+        mini.network.cut("storage12", "mgmtd1")
+        await asyncio.sleep(2.3)
+        assert mini.daemons[12].agent.is_fenced()
+        assert all_serving(watcher.routing)
+        await watcher.wait_for(lambda r: "OFFLINE" in states(r).values(), 10)
+        pause_s = mini.simulation.loop.time() - cut_at
+        assert 2.4 < pause_s < 3.3, f"declared dead after {pause_s} s"
 
     mini.run(main)
 

@@ -136,6 +136,28 @@ def test_a_replica_with_a_newer_version_on_its_way_does_not_guess(cluster: Clust
     cluster.run(main)
 
 
+def test_what_was_read_at_a_tail_that_died_is_not_taken_back(cluster: Cluster) -> None:
+    """The tail has committed and shown an update, and dies before its predecessor, the next tail, knows."""
+
+    async def main() -> None:
+        await cluster.write(0, b"old")
+        cluster.network.cut("storage3", "storage2", both=False)
+        writing = asyncio.ensure_future(cluster.write(0, b"new"))
+        for _ in range(1000):
+            if (await cluster.metas(3))[0].committed == 2:
+                break
+            await asyncio.sleep(0.01)
+        assert await cluster.read(0) == b"new"
+        assert not writing.done()
+        cluster.crash(3)
+        await cluster.gone(3)
+        for _ in range(20):
+            assert await cluster.read(0) == b"new"
+        await writing
+
+    cluster.run(main)
+
+
 @pytest.mark.parametrize("damaged", [1, 2, 3])
 def test_a_damaged_chunk_is_read_elsewhere_and_repaired(cluster: Cluster, damaged: int) -> None:
     async def main() -> None:
@@ -224,6 +246,36 @@ def test_a_daemon_that_mgmtd_does_not_hear_answers_nobody(cluster: Cluster) -> N
         cluster.network.heal()
         await cluster.whole()
         await cluster.assert_equal_replicas()
+
+    cluster.run(main)
+
+
+def test_a_target_begins_anew_only_when_its_chain_does_not_count_on_it(cluster: Cluster) -> None:
+    async def main() -> None:
+        async def create(n: int) -> None:
+            request = pb.CreateTargetRequest(target=cluster.target(n), disk_index=0)
+            await invoke(cluster.transport, f"storage{n}:1", Storage.CREATE_TARGET, request, timeout_s=9.0)
+
+        async def lose(n: int, state: PublicState) -> None:
+            targets = cluster.servers[n].targets
+            cluster.network.cut(f"storage{n}", "mgmtd", both=True)
+            await targets.remove(targets.find(cluster.target(n)))
+            with pytest.raises(Conflict, match="still counts as serving"):
+                await create(n)
+            cluster.network.mend(f"storage{n}", "mgmtd", both=True)
+            await cluster.until(lambda r: r.chains[CHAIN].state_of(cluster.target(n)) is state)
+
+        await cluster.write(0, b"all have it")
+        await lose(3, PublicState.OFFLINE)
+        await create(3)
+        await cluster.whole()
+        await cluster.assert_equal_replicas()
+        for n in (2, 3):
+            await cluster.servers[n].stop()
+            await cluster.gone(n)
+        await lose(1, PublicState.LASTSRV)
+        with pytest.raises(Conflict, match="rotate-lastsrv 1"):
+            await create(1)
 
     cluster.run(main)
 
