@@ -77,6 +77,7 @@ def init(
     retries: int | None = None,
     keep_bytes: int | None = None,
     executor_options: dict[str, Any] | None = None,
+    **platform_options: Any,
 ) -> Session:
     """Start a session. Every SP_… environment variable wins over its argument.
 
@@ -84,6 +85,9 @@ def init(
     that a run that was interrupted goes on where it stopped; `keep_bytes` of them stay when the session ends.
     `executor`: "local" (default), "ray", "mpi" or "filequeue". `optimize=False` runs the plan as it is written.
     `progress`: live progress on stderr (default: on a terminal); `report`: an HTML report of the runs at this path.
+    `platform`: "mpi", or a module of yours with a `Platform` subclass: it starts `num_executors` workers, is told
+    `job_name` and all further keywords, and has defaults of its own. With SP_SPAWN=1 in the environment it starts
+    this very script as a job instead, and the process here ends.
     """
     from threefs.smallpond.session import Session
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-
 from threefs.common.errors import NotFound, Unsupported
 
 _URL = re.compile(r"^([a-zA-Z0-9+]+)://")

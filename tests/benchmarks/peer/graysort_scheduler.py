@@ -81,7 +81,7 @@ def main():
     at = {name: os.stat(Path(folder, name)).st_mtime for name in ("make.end", "sort.begin", "sort.end")}
     borders = [began, at["make.end"], at["sort.begin"], at["sort.end"], ended]
     names = ("generate_s", "partition_s", "sort_s", "validate_s")
-    times = {name: after - before for name, before, after in zip(names, borders, borders[1:])}
+    times = {name: after - before for name, before, after in zip(names, borders[:-1], borders[1:], strict=True)}
     print("RESULT " + json.dumps(times | {"job_s": ended - began, "checksum": f"{found_sum:x}"}))
 
 
