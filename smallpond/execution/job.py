@@ -104,14 +104,14 @@ class Job:
                 sink.check_target(node)
             plan, _ = self.plan(ctx, nodes)
             found = scheduler.run(plan, plan.roots, run_id)
-        except BaseException:
+        except BaseException as exc:
             self.failed = True
+            _end_sinks(sinks, run_id, exc)
             raise
         finally:
             timer.cancel()
-            for node in sinks:
-                sink.remove_staging(node, run_id)
         self.failed = False
+        _end_sinks(sinks, run_id, None)
         self.computed.update(node.id for node in nodes)
         return [[dataset for dataset in datasets if dataset is not None] for datasets in found]
 
@@ -143,3 +143,14 @@ class Job:
         for folder in doomed:
             shutil.rmtree(folder, ignore_errors=True)
         self.store.evict(self.config.keep_bytes)
+
+
+def _end_sinks(sinks: Sequence[DataSinkNode], run_id: str, error: BaseException | None) -> None:
+    """After a failure, trouble with taking an output back is told beside it, not instead of it."""
+    for node in sinks:
+        try:
+            sink.end_run(node, run_id, failed=error is not None)
+        except Exception as exc:
+            if error is None:
+                raise
+            error.add_note(f"and what was staged for {node.sink_path} could not be removed: {exc}")

@@ -46,6 +46,7 @@ class _StageRun:
     flying: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))  # task -> items that run it
     attempts: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     failures: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    first_words: dict[int, str] = field(default_factory=dict)  # of each task that failed, how it failed first
     losses: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     requests: dict[int, Resources] = field(default_factory=dict)  # where it differs from the stage's
     durations: list[float] = field(default_factory=list)
@@ -327,6 +328,7 @@ class Scheduler:
             self._finish(run, report.index, report.result, report.seconds, report.cpu_seconds)
             return
         failure: Failure = loads(report.failure)
+        run.first_words.setdefault(report.index, f"{failure.type_name}: {failure.message}")
         if run.flying[report.index]:
             return  # another attempt still runs: it decides
         if report.out_of_memory:
@@ -374,18 +376,18 @@ class Scheduler:
         """The error that the user sees: the failure itself where it explains itself, else with the step around it."""
         exc = failure.restored()
         where = f"task {task} of {run.stage.title} (made at {run.stage.node.location})"
+        words = f"{failure.type_name}: {failure.message}"
+        begun = run.first_words.get(task, words)
+        first = "" if begun == words else f"; its first failure was {begun}"
         if exc is not None and type(exc).__module__.startswith("threefs."):
-            exc.add_note(f"in {where}, attempt {run.attempts[task]}")
+            exc.add_note(f"in {where}, attempt {run.attempts[task]}{first}")
             return exc
         advice = ""
         if failure.type_name in ("MemoryError", "ArrowMemoryError", "OutOfMemoryException"):
             advice = "; use more partitions, or raise memory_limit"
         elif getattr(exc, "errno", None) == errno.ENOSPC:
             advice = f"; free space there, or on the disk of data_root {self._context.data_root}"
-        error = TaskFailed(
-            f"{where} failed for good after {run.attempts[task]} attempts: "
-            f"{failure.type_name}: {failure.message}{advice}"
-        )
+        error = TaskFailed(f"{where} failed for good after {run.attempts[task]} attempts: {words}{advice}{first}")
         error.__cause__ = exc
         if exc is None and failure.trace:
             error.add_note(failure.trace)
