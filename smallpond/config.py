@@ -120,6 +120,8 @@ def _job_time(value: Any) -> datetime:
     if isinstance(value, (int, float)):
         return datetime.fromtimestamp(value)
     try:
+        if str(value).replace(".", "", 1).isdigit():
+            return datetime.fromtimestamp(float(value))
         return datetime.fromisoformat(str(value))
     except ValueError as exc:
         raise PlanError(f"job_time {value!r} is no ISO time such as 2026-01-31T12:00:00") from exc

@@ -39,8 +39,10 @@ class Job:
             job_time=config.job_time,
             data_root=config.data_root,
             num_executors=config.num_executors,
-            random_seed=int.from_bytes(config.job_id.encode()[-4:].rjust(4, b"0"), "big"),
-            **config.options.get("context", {}),
+            **{
+                "random_seed": int.from_bytes(config.job_id.encode()[-4:].rjust(4, b"0"), "big"),
+                **config.options.get("context", {}),
+            },
         )
         self.store = ResultStore(self.context.results_root)
         self.runs: list[RunRecord] = []
@@ -72,7 +74,7 @@ class Job:
                 self.context,
                 self.executor,
                 self.store,
-                retry=RetryPolicy(failures_max=self.config.retries),
+                retry=RetryPolicy(self.config.retries, options.get("losses_max") or RetryPolicy.losses_max),
                 speculation=options.get("speculation") or SpeculationPolicy(),
             )
         return self._scheduler

@@ -342,7 +342,8 @@ class Scheduler:
             self._again(run, report.index)
 
     def _retry_with_more_memory(self, run: _StageRun, task: int, flight: _Flight, failure: Failure) -> None:
-        request = self._retry.more_memory(flight.request, self._executor.hosts())
+        relaxes = getattr(run.stage.node, "relax_memory_if_oom", True)
+        request = self._retry.more_memory(flight.request, self._executor.hosts()) if relaxes else None
         if request is None:
             raise self._final(run, task, failure)
         run.requests[task] = request
