@@ -44,6 +44,7 @@ class ReadRoute:
     chain: Chain
     serving: tuple[TargetId, ...]
     addresses: tuple[str, ...]  # of `serving`
+    by_address: tuple[int, ...]  # indices of both, in the order of the addresses
 
 
 class ReadRoutes:
@@ -62,7 +63,9 @@ class ReadRoutes:
         if route is None:
             chain = chain_of(routing, chain_id)
             serving = serving_of(chain)
-            route = ReadRoute(chain, serving, tuple(address_of(routing, target) for target in serving))
+            addresses = tuple(address_of(routing, target) for target in serving)
+            by_address = tuple(sorted(range(len(serving)), key=addresses.__getitem__))
+            route = ReadRoute(chain, serving, addresses, by_address)
             self._routes[chain_id] = route
         return route
 
