@@ -12,7 +12,7 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from threefs.client.meta.client import MetaClient
@@ -65,6 +65,9 @@ class FileTable:
         )
         self._services = Services(runtime, meta, storage, write_back, self.options.length_s_max)
         self._inodes: dict[InodeId, OpenInode] = {}
+        self.watch: Callable[[InodeId, bool], None] = lambda inode, open: (
+            None
+        )  # told of each that has state here, or no more
         self._unpinned: dict[OpenFile, None] = {}
         self._left_open: dict[SessionId, InodeId] = {}  # their descriptors are gone, but meta has not answered
         self._closed: list[tuple[InodeId, SessionId]] = []  # sessions that are to end
@@ -113,6 +116,7 @@ class FileTable:
         state = self._inodes.get(opened.inode.id)
         if state is None:
             state = self._inodes[opened.inode.id] = OpenInode(self._services, opened.inode)
+            self.watch(opened.inode.id, True)
         else:
             state.observe(opened.inode)
         return OpenFile(self, state, opened.session, flags, created=opened.created)
@@ -153,6 +157,7 @@ class FileTable:
     def forget(self, state: OpenInode) -> None:
         if not state.opens and self._inodes.get(InodeId(state.id)) is state:
             del self._inodes[InodeId(state.id)]
+            self.watch(InodeId(state.id), False)
 
     # --- background ---------------------------------------------------------------------------------------------
 

@@ -222,6 +222,25 @@ class Bridge:
         number = lib.bridge_invalidate_inode(self._bridge, inode, -1, 0)
         assert number in (0, errno.ENOENT, errno.ENOSYS), f"invalidation of {inode:#x}: {os.strerror(number)}"
 
+    def note_open(self, inode: int, open: bool) -> None:
+        """Lookups of an inode that this process has open are its business."""
+        if self._bridge != ffi.NULL:  # what is written may be stored after the mount's end
+            (lib.bridge_note_open if open else lib.bridge_note_closed)(self._bridge, inode)
+
+    def set_meta(self, host: str, port: int) -> None:
+        """Lookups are asked of the daemon there (a numeric address), until it fails to answer."""
+        number = lib.bridge_set_meta(self._bridge, host.encode(), str(port).encode())
+        assert not number, f"{host}:{port}: {os.strerror(number)}"
+
+    @property
+    def asks_meta(self) -> bool:
+        return bool(lib.bridge_asks_meta(self._bridge))
+
+    @property
+    def lookups(self) -> int:
+        """How many were answered without Python."""
+        return int(lib.bridge_lookups(self._bridge)) if self._bridge != ffi.NULL else 0
+
     def note_settled(self, inode: int) -> None:
         """No descriptor of the file is open, and all that was written is stored."""
         lib.bridge_note_settled(self._bridge, inode)

@@ -33,7 +33,7 @@ class MountConfig(Config):
     token: str = local("")  # sent with every metadata request if the cluster asks for authentication
     allow_other: bool = True  # other users than the one who mounts
     read_only: bool = False
-    receive_threads: int = Field(2, ge=1, le=16)
+    receive_threads: int = Field(4, ge=1, le=16)
     max_transfer_bytes: int = Field(1 << 20, ge=4096, le=1 << 20)  # of one read or write request of the kernel
     max_background: int = Field(64, ge=4, le=65535)
     group_cache_s: float = hot(1.0, ge=0, le=60)  # how long a process's supplementary groups are believed

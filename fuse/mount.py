@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import socket
 from dataclasses import dataclass
 from typing import Final
 
@@ -99,6 +100,7 @@ class Mount:
         self._running: dict[int, _Running] = {}
         self._seconds = {number: metrics.SECONDS.labels(name) for number, name in OPERATIONS.items()}
         self._credentials = CredentialsCache(runtime.now, token=config.token, groups_s_max=config.group_cache_s)
+        self._meta_address = ""  # where lookups are asked
         self.path = ""  # where it is mounted, once it is
         self.ended = asyncio.Event()  # the kernel closed the connection: somebody unmounted
 
@@ -116,6 +118,8 @@ class Mount:
             KnownDirectories(self._runtime.now, self._config.cache.attr_s),
         )
         self.path = path
+        self._files.watch = self._bridge.note_open
+        metrics.LOOKUPS.set_function(lambda: self._bridge.lookups)
         metrics.IN_FLIGHT.set_function(lambda: len(self._running))
         metrics.OPEN_FILES.set_function(lambda: len(self._context.open_files))
         self._event_fd = self._bridge.start()
@@ -137,6 +141,17 @@ class Mount:
         self._context.open_files.clear()
         await self._files.end_sessions()
         self._bridge.destroy()
+
+    async def ask_meta(self, address: str) -> bool:
+        """Lets lookups be asked of the metadata daemon at "host:port"; False if those of before had failed."""
+        asking = self._bridge.asks_meta
+        if not asking or address != self._meta_address:
+            host, _, port = address.rpartition(":")
+            found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+            self._bridge.set_meta(*found[0][4][:2])
+            first, self._meta_address = not self._meta_address, address
+            return asking or first
+        return True
 
     async def _finish(self, timeout_s: float) -> None:
         """Lets running requests end; those that do not are cancelled."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,7 @@ from threefs.client.meta.client import MetaClient, routed_nodes
 from threefs.client.routing import ClientSessionAgent, RoutingClient
 from threefs.client.storage.types import StorageClient
 from threefs.common.config import overlay
-from threefs.common.errors import UserError
+from threefs.common.errors import ThreefsError, UserError
 from threefs.common.files import Credentials
 from threefs.common.ids import ROOT_INODE, ClientId
 from threefs.common.net.interface import Carrier, Transport
@@ -24,6 +25,8 @@ from threefs.fuse.mount import Mount
 
 _log = logging.getLogger(__name__)
 
+LEAD_S = 1.0  # between looks at which metadata daemon is in use
+LEAD_S_MAX = 30.0
 MakeStorage = Callable[[RoutingClient, Transport], StorageClient]
 
 
@@ -47,6 +50,7 @@ class MountServer:
         self.routing = RoutingClient(runtime, self._transport, config.mgmtd)
         self.storage = make_storage(self.routing, self._transport)
         self.mount: Mount | None = None  # made by `start`, when it is known what the cluster's configuration adds
+        self._leading: asyncio.Task[None] | None = None
         self._session = ClientSessionAgent(
             runtime,
             self.routing.mgmtd,
@@ -75,7 +79,21 @@ class MountServer:
         mount = Mount(self.config, runtime=self._runtime, meta=meta, files=files)
         mount.start(f"3fs.{cluster}" if cluster else "3fs")
         self.mount = mount
+        if not self.config.token:  # a lookup of the receiving threads carries none
+            self._leading = self._runtime.spawn(self._lead_lookups(meta, mount), name="lead lookups")
         _log.info("cluster %s is mounted at %s", cluster, mount.path)
+
+    async def _lead_lookups(self, meta: MetaClient, mount: Mount) -> None:
+        """Tells the receiving threads which daemon to ask; one that fails them is asked again after a while."""
+        pause_s = LEAD_S
+        while True:
+            try:
+                answered = await mount.ask_meta(meta.caller.address())
+            except (ThreefsError, OSError) as exc:
+                _log.info("lookups go the long way: %s", exc)
+                answered = False
+            pause_s = LEAD_S if answered else min(2 * pause_s, LEAD_S_MAX)
+            await self._runtime.sleep(pause_s)
 
     def _make_meta(self) -> MetaClient:
         return MetaClient(
@@ -94,6 +112,8 @@ class MountServer:
 
     async def stop(self) -> None:
         """Unmounts and stores what was written; then says good-bye, so that nobody waits for this client."""
+        if self._leading is not None:
+            self._leading.cancel()
         if self.mount is not None:
             await self.mount.stop()
         await self._session.stop()

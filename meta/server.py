@@ -25,10 +25,12 @@ from threefs.meta.bootstrap import prepare_store
 from threefs.meta.config import MetaConfig
 from threefs.meta.context import Environment
 from threefs.meta.gc import Collector
+from threefs.meta.quick_lookup import QuickLookup
 from threefs.meta.service import MetaService
 from threefs.meta.sessions import SessionPruner
 from threefs.meta.view import View
 from threefs.meta.workers import Ownership, Periodic
+from threefs.proto import lookup
 from threefs.proto.meta_rpc import Meta
 
 _log = logging.getLogger(__name__)
@@ -67,7 +69,9 @@ class MetaServer:
             config, runtime=runtime, engine=engine, storage=storage, routing=lambda: self.routing.routing
         )
         self.service = MetaService(self.env)
-        self._server = carrier.server(config.listen, {**bind(self.service, Meta), **(handlers or {})})
+        self._server = carrier.server(
+            config.listen, {**bind(self.service, Meta), lookup.METHOD: QuickLookup(self.env), **(handlers or {})}
+        )
         self._heartbeat: HeartbeatAgent | None = None
         self._workers: list[Periodic] = []
         self._started = False  # before that, every key of the cluster's configuration is taken over

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from threefs.common.config import check_partial, parse_toml
@@ -125,16 +125,20 @@ class MgmtdServer:
             _log.warning("node %d is silent: declared dead", node)
             await self.cluster.fail(node)
             metrics.NODES_FAILED.inc()
-        fenced = self.cluster.fenced_nodes()
-        answers = await asyncio.gather(*[refuses_connections(self._transport, node.address) for node in fenced])
-        for gone, refused in zip(fenced, answers, strict=True):
-            if refused:
-                _log.warning("node %d is silent and %s refuses connections: declared dead", gone.id, gone.address)
-                await self.cluster.fail(gone.id, gone=True)
-                metrics.NODES_FAILED.inc()
+        if fenced := self.cluster.fenced_nodes():
+            await self._knock(fenced)
         for session in self.cluster.sessions.expire(self._runtime.now()):
             _log.info("session of client %s (%s) expired", session.client.hex(), session.description)
             metrics.SESSIONS_EXPIRED.inc()
+
+    async def _knock(self, fenced: Sequence[Node]) -> None:
+        """Declares those dead at whose address nobody listens any more."""
+        answers = await asyncio.gather(*[refuses_connections(self._transport, node.address) for node in fenced])
+        for node, refused in zip(fenced, answers, strict=True):
+            if refused:
+                _log.warning("node %d is silent and %s refuses connections: declared dead", node.id, node.address)
+                await self.cluster.fail(node.id, gone=True)
+                metrics.NODES_FAILED.inc()
 
     async def _stand_by(self, standby: Standby) -> None:
         while True:

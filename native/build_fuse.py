@@ -2,6 +2,6 @@
 
 from threefs.native.builder import module
 
-PARTS = ["fuse_requests", "fuse_answers", "fuse_bridge"]
+PARTS = ["fuse_requests", "fuse_answers", "fuse_bridge", "fuse_lookup"]
 
-ffi = module("_fuse", PARTS, libraries=["fuse3"], macros=[])
+ffi = module("_fuse", PARTS, libraries=["fuse3"], macros=[], inner=["crc32c"])

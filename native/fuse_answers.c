@@ -33,7 +33,7 @@ static void fill_stat(struct stat *stat, const struct bridge_attr *attr)
 	}
 }
 
-static void fill_entry(struct fuse_entry_param *entry, const struct bridge *bridge, const struct bridge_attr *attr)
+void bridge_fill_entry(struct fuse_entry_param *entry, const struct bridge *bridge, const struct bridge_attr *attr)
 {
 	memset(entry, 0, sizeof *entry);
 	entry->ino = attr->ino;
@@ -50,7 +50,7 @@ int bridge_reply_error(struct bridge_request *request, int number)
 int bridge_reply_entry(struct bridge_request *request, const struct bridge_attr *attr)
 {
 	struct fuse_entry_param entry;
-	fill_entry(&entry, fuse_req_userdata(request->handle), attr);
+	bridge_fill_entry(&entry, fuse_req_userdata(request->handle), attr);
 	ANSWER(request, fuse_reply_entry(req, &entry));
 }
 
@@ -75,7 +75,7 @@ int bridge_reply_create(struct bridge_request *request, const struct bridge_attr
 {
 	struct fuse_entry_param entry;
 	struct fuse_file_info file = { .fh = fh, .keep_cache = keep_cache != 0 };
-	fill_entry(&entry, fuse_req_userdata(request->handle), attr);
+	bridge_fill_entry(&entry, fuse_req_userdata(request->handle), attr);
 	ANSWER(request, fuse_reply_create(req, &entry, &file));
 }
 
@@ -127,7 +127,7 @@ size_t bridge_add_entry(struct bridge_request *request, char *buffer, size_t roo
 	size_t used;
 	if (plus) {
 		struct fuse_entry_param entry;
-		fill_entry(&entry, fuse_req_userdata(request->handle), attr);
+		bridge_fill_entry(&entry, fuse_req_userdata(request->handle), attr);
 		if (plus == 2)
 			entry.ino = 0; /* the kernel then makes no inode of it, and takes no reference */
 		used = fuse_add_direntry_plus(request->handle, buffer, room, name, &entry, next);

@@ -162,6 +162,7 @@ static void *receive(void *argument)
 		buffer.mem = bridge_receiving;
 	}
 	free(buffer.mem);
+	bridge_lookup_hang_up();
 	atomic_store(&bridge->ended, 1);
 	signal_python(bridge);
 	return NULL;

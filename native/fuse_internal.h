@@ -7,10 +7,11 @@
 #include <fuse3/fuse_lowlevel.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/socket.h>
 
 #include "fuse_bridge.h"
 
-enum { THREADS_MAX = 16, CHANGED_SLOTS = 4096 };
+enum { THREADS_MAX = 16, CHANGED_SLOTS = 4096, OPEN_SLOTS = 4096 };
 
 struct bridge {
 	struct fuse_session *session;
@@ -23,6 +24,12 @@ struct bridge {
 	pthread_mutex_t lock; /* guards the queue */
 	struct bridge_request *first, *last;
 	atomic_uint_fast64_t changed[CHANGED_SLOTS]; /* see bridge_note_changed */
+	atomic_uint open_slots[OPEN_SLOTS];           /* how many inodes of each slot are open */
+	struct sockaddr_storage meta_address;         /* under `lock` */
+	socklen_t meta_address_bytes;
+	uint32_t meta_generations;
+	atomic_uint_fast32_t meta_generation; /* of the daemon that lookups are asked of; 0: none */
+	atomic_uint_fast64_t lookups;
 	pthread_t threads[THREADS_MAX];
 	unsigned thread_count;
 };
@@ -41,6 +48,14 @@ void bridge_enqueue(struct bridge *bridge, struct bridge_request *request);
  * that two inodes would need at a time says "changed" of every inode from then on. */
 void bridge_note_changed(struct bridge *bridge, uint64_t ino);
 int bridge_is_changed(struct bridge *bridge, uint64_t ino);
+
+/* Answers a lookup by asking the metadata daemon (fuse_lookup.h); 0: it was not answered, Python has to. */
+int bridge_lookup(fuse_req_t req, uint64_t parent, const char *name);
+/* A receiving thread ends. */
+void bridge_lookup_hang_up(void);
+
+/* What the kernel is told of a name. */
+void bridge_fill_entry(struct fuse_entry_param *entry, const struct bridge *bridge, const struct bridge_attr *attr);
 
 /* Receive buffers that wait for the next large writes; NULL if there is none: libfuse then allocates one. */
 void *bridge_take_buffer(void);

@@ -64,6 +64,8 @@ static void submit(struct bridge_request *request)
 
 static void on_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
+	if (bridge_lookup(req, parent, name))
+		return;
 	struct bridge_request *request = begin(req, BRIDGE_LOOKUP, parent, name, NULL);
 	if (request)
 		submit(request);

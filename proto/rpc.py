@@ -1,7 +1,8 @@
 """A method of a control service: its number on frames, its name on gRPC, its message types.
 
 Method numbers are (service << 8 | position in the .proto file, from 1): append methods, never reorder them.
-Service 5 is the storage data plane, whose bodies are descriptor arrays instead of messages.
+Service 5 is the storage data plane, whose bodies are descriptor arrays instead of messages; 6 is the lookups that
+mounts ask without Python (`threefs.proto.lookup`).
 """
 
 from __future__ import annotations

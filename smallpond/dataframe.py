@@ -19,6 +19,7 @@ from threefs.smallpond.logical.node import (
     ArrowBatchNode,
     ArrowComputeNode,
     ArrowStreamNode,
+    BatchFormat,
     ConsolidateNode,
     Context,
     DataSinkNode,
@@ -26,6 +27,8 @@ from threefs.smallpond.logical.node import (
     HashPartitionNode,
     LimitNode,
     Node,
+    PandasBatchNode,
+    PolarsBatchNode,
     RangePartitionNode,
     ShuffleNode,
     SqlEngineNode,
@@ -35,6 +38,12 @@ from threefs.smallpond.logical.relational import AGGREGATES, aggregate_list, joi
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_BATCH_NODES: dict[BatchFormat, type[ArrowStreamNode]] = {
+    "arrow": ArrowBatchNode,
+    "pandas": PandasBatchNode,
+    "polars": PolarsBatchNode,
+}
 
 
 class SessionLike(Protocol):
@@ -184,11 +193,16 @@ class DataFrame:
         *,
         batch_size: int = DEFAULT_BATCH_SIZE,
         streaming: bool = False,
+        batch_format: BatchFormat = "arrow",
         **kwargs: Any,
     ) -> DataFrame:
-        """Arrow table -> Arrow table, `batch_size` rows at a time, across the borders of files. `streaming`: the
-        function takes an iterator of tables and yields tables."""
-        node_type = ArrowStreamNode if streaming else ArrowBatchNode
+        """Arrow table -> Arrow table, `batch_size` rows at a time, across the borders of files; `batch_format` gives
+        the function pandas or Polars frames instead. `streaming`: it takes an iterator of tables and yields tables."""
+        if streaming and batch_format != "arrow":
+            raise PlanError(f"a streaming function takes Arrow tables: batch_format={batch_format!r} is for batches")
+        if batch_format not in _BATCH_NODES:
+            raise PlanError(f"batch_format {batch_format!r} is none of {', '.join(_BATCH_NODES)}")
+        node_type = ArrowStreamNode if streaming else _BATCH_NODES[batch_format]
         function = BatchFunction(func, streaming)
         node = node_type(
             self.session._ctx, (self.plan,), process_func=function, streaming_batch_size=batch_size, **kwargs

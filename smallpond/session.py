@@ -1,12 +1,14 @@
 """The session: makes data frames, and runs their plans on an executor.
 
 Owns the job's folder, the executor and the store of results. One rule: a session that ends well leaves nothing behind
-but the outputs that were asked for and the reusable results; one that fails leaves everything for a look.
+but the outputs that were asked for and the reusable results; one that fails leaves everything for a look. What runs
+plans (scheduler, engines) is imported with the first of them, so that a session starts in a moment.
 """
 
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
 import threading
@@ -18,8 +20,6 @@ import pyarrow as pa
 from threefs.smallpond.config import SessionConfig
 from threefs.smallpond.dataframe import DataFrame
 from threefs.smallpond.errors import PlanError
-from threefs.smallpond.execution.events import Observer, RunRecord
-from threefs.smallpond.execution.job import Job
 from threefs.smallpond.io import filesystem
 from threefs.smallpond.logical.dataset import (
     ArrowTableDataSet,
@@ -29,15 +29,15 @@ from threefs.smallpond.logical.dataset import (
     PandasDataSet,
     ParquetDataSet,
 )
-from threefs.smallpond.logical.dataset.memory import table_from_items
+from threefs.smallpond.logical.dataset.memory import table_from_items, table_from_polars
 from threefs.smallpond.logical.node import Context, DataSourceNode, LogicalPlan, Node, RootNode, SqlEngineNode
-from threefs.smallpond.logical.schema import infer_schema
-from threefs.smallpond.report.explain import explain_text
-from threefs.smallpond.report.html import render_report
-from threefs.smallpond.report.progress import progress_observer
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
+
+    from threefs.smallpond.execution.events import Observer, RunRecord
+    from threefs.smallpond.execution.job import Job
 
 
 class Session:
@@ -46,13 +46,19 @@ class Session:
     def __init__(self, **arguments: Any) -> None:
         self.config = SessionConfig.resolve(arguments)
         self._ctx = Context()
-        self._job = Job(self.config, lambda: progress_observer(self.config.progress))
         self._frames: list[Node] = []
         self._lock = threading.RLock()
         self._open = True
         if self.config.executor == "mpi":
             self._job.start()  # only rank 0 comes back from here
         atexit.register(self.shutdown)
+
+    @functools.cached_property
+    def _job(self) -> Job:
+        from threefs.smallpond.execution.job import Job
+        from threefs.smallpond.report.progress import progress_observer
+
+        return Job(self.config, lambda: progress_observer(self.config.progress))
 
     @property
     def runtime_ctx(self) -> Any:
@@ -99,6 +105,9 @@ class Session:
     def from_pandas(self, df: pd.DataFrame) -> DataFrame:
         return self._from_dataset(PandasDataSet(df))
 
+    def from_polars(self, df: pl.DataFrame | pl.LazyFrame) -> DataFrame:
+        return self.from_arrow(table_from_polars(df))
+
     def _from_dataset(self, dataset: DataSet) -> DataFrame:
         return DataFrame(self, DataSourceNode(self._ctx, dataset))
 
@@ -141,6 +150,8 @@ class Session:
 
     def schema_of(self, node: Node) -> pa.Schema:
         """The columns of a node's rows: inferred where that can be done, else from a first row that is computed."""
+        from threefs.smallpond.logical.schema import infer_schema
+
         found = infer_schema(node)
         if found is not None:
             return found
@@ -148,6 +159,8 @@ class Session:
         return datasets[0].schema() if datasets else pa.schema([])
 
     def explain(self, node: Node, analyze: bool) -> str:
+        from threefs.smallpond.report.explain import explain_text
+
         return explain_text(self._job, self._ctx, node, analyze)
 
     def plan_of(self, nodes: Sequence[Node]) -> LogicalPlan:
@@ -164,6 +177,8 @@ class Session:
 
     def dump_timeline(self, path: str | None = None) -> str:
         """The HTML report of all runs so far: timeline, stages, tasks."""
+        from threefs.smallpond.report.html import render_report
+
         target = path or self.config.report_path or os.path.join(self._job.context.log_root, "report.html")
         os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
         filesystem.write_text_atomically(target, render_report(self._job.context, self._job.runs))
@@ -183,6 +198,8 @@ class Session:
                 return
             self._open = False
         atexit.unregister(self.shutdown)
+        if "_job" not in vars(self):
+            return  # nothing ran
         if self.config.report_path and self._job.runs:
             self.dump_timeline()
         self._job.close(failed=self._job.failed or sys.exc_info()[0] is not None)

@@ -58,6 +58,7 @@ class Channels:
         self._forget = forget
         self._records: dict[Key, Record] = {}
         self._unresolved: dict[ChunkId, None] = {}  # with a pending state that nobody works on
+        self._passed_on: dict[ChunkId, None] = {}  # with a pending state that a successor may have committed
         for item in finished:
             self.absorb(item.ticket, item.outcome)
 
@@ -115,13 +116,24 @@ class Channels:
     def unresolved(self) -> list[ChunkId]:
         return list(self._unresolved)
 
+    def passed_on(self, chunk: ChunkId) -> None:
+        """The chunk's pending state goes to a successor, which may commit it and show it to readers."""
+        self._passed_on[chunk] = None
+
+    @property
+    def in_doubt(self) -> bool:
+        """Some pending state may be committed elsewhere, by a successor that is gone perhaps."""
+        return bool(self._passed_on)
+
     def resolved(self, chunk: ChunkId) -> None:
         """The chunk has no pending state any more."""
         self._unresolved.pop(chunk, None)
+        self._passed_on.pop(chunk, None)
 
     def disown(self) -> None:
         """The target left the chain: what is pending here is decided by the chain, or when the target returns."""
         self._unresolved.clear()
+        self._passed_on.clear()
 
     def _wake(self, record: Record) -> None:
         done, record.done = record.done, None

@@ -90,6 +90,7 @@ class Forwarder:
         if place.successor is None:
             op.tail_version = place.version
         else:
+            op.target.channels.passed_on(op.chunk)
             groups.setdefault(address, []).append((op, place))
 
     async def _send(self, address: str, group: Group) -> None:
@@ -159,6 +160,7 @@ class Forwarder:
                 _log.debug("no newer map: %s", exc)
 
     async def _abort(self, op: Op) -> None:
+        op.target.channels.resolved(op.chunk)
         try:
             await op.target.engine.abort(op.target.id, op.chunk, op.version)
         except ThreefsError as exc:

@@ -1,8 +1,9 @@
 """The read path: batches of reads, answered from committed states. Linearisable unless a read is relaxed.
 
 The engine gives committed content together with the pending version at one moment. Without a pending version, that
-moment is when the read took place. With one, only a target without successor may answer: nobody commits before
-it does; any other says NotCommitted, and the client asks the tail. The one rule: a daemon that is fenced *after*
+moment is when the read took place. With one, only the tail may answer, unless it was made the tail with updates on
+their way that its predecessor in that place may have committed (`LocalTarget.decides`); any other says NotCommitted,
+and the client asks the tail. The one rule: a daemon that is fenced *after*
 the read does not answer, because the chain may have gone on without it while it read.
 """
 
@@ -30,7 +31,7 @@ AT_ONCE_BYTES_MAX: Final = 1 << 20  # asked for in one frame; 100 us of the even
 OnDamage = Callable[[LocalTarget, Place, ChunkId], None]
 QUICK_ELEMENTS = 4  # below, objects are cheaper than arrays
 _WHERE = ("target", "chain", "chain_version")
-_Where = tuple[LocalTarget, Place] | ThreefsError
+_Where = tuple[LocalTarget, Place, bool] | ThreefsError  # bool: decides, when the read began
 
 
 class Reader:
@@ -50,13 +51,11 @@ class Reader:
             places = {key: self._place(*key) for key in data_plane.read_keys(body)}
         except (data_plane.Malformed, ThreefsError):
             return None  # the ordinary way says what is wrong, element by element
-        disks = {target.disk.index: target.disk for target, _ in places.values()}
+        disks = {target.disk.index: target.disk for target, _, _ in places.values()}
         asked = data_plane.read_bytes(body)
         if len(disks) != 1 or asked > AT_ONCE_BYTES_MAX or self._is_fenced():
             return None
-        grants = [
-            (target, chain, version, found.is_authority) for (target, chain, version), (_, found) in places.items()
-        ]
+        grants = [(target, chain, version, decides) for (target, chain, version), (_, _, decides) in places.items()]
         [disk] = disks.values()
         data = buffer(asked)
         answer = disk.engine.read_frame(body, data, grants)
@@ -89,7 +88,7 @@ class Reader:
         disk: Disk | None = None
         for target, chain, version in set(zip(*(items[name].tolist() for name in _WHERE), strict=True)):
             try:
-                found, _ = self._place(target, chain, version)
+                found, _, _ = self._place(target, chain, version)
             except ThreefsError:
                 return None
             if disk is not None and found.disk is not disk:
@@ -130,13 +129,14 @@ class Reader:
             found.append(where)
         return found
 
-    def _place(self, target_id: int, chain: int, chain_version: int) -> tuple[LocalTarget, Place]:
-        """A target of this daemon and its place in the chain; raises why it may not be read under this version."""
+    def _place(self, target_id: int, chain: int, chain_version: int) -> tuple[LocalTarget, Place, bool]:
+        """A target of this daemon, its place in the chain, and whether it decides what is pending there; raises why it
+        may not be read under this version."""
         target = self._targets.find(target_id)
         place = self._targets.place(target, chain)
         check_version(place, chain_version)
         check_serving(place, target.life.phase)
-        return target, place
+        return target, place, target.decides(place)
 
     async def _read_all(
         self, items: Sequence[ReadRequest], wheres: Sequence[_Where], data: memoryview
@@ -195,7 +195,8 @@ class Reader:
     def _note_error(self, item: ReadRequest, where: _Where, error: ThreefsError) -> None:
         metrics.REFUSED.labels(reason=type(error).__name__).inc()
         if isinstance(error, ChecksumMismatch) and not isinstance(where, ThreefsError):
-            self._on_damage(*where, ChunkId.unpack(item.chunk))
+            target, place, _ = where
+            self._on_damage(target, place, ChunkId.unpack(item.chunk))
 
 
 _NOTHING = ReadResult()
@@ -205,7 +206,7 @@ def _pending_error(item: ReadRequest, where: _Where, result: ReadResult) -> Thre
     """NotCommitted if the committed state may be outdated."""
     if not result.pending or item.flags & data_plane.READ_RELAXED or isinstance(where, ThreefsError):
         return None
-    if where[1].is_authority:
+    if where[2]:
         return None
     metrics.NOT_COMMITTED.inc()
     return NotCommitted(

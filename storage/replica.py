@@ -33,8 +33,8 @@ class Place:
         return self.chain.version
 
     @property
-    def is_authority(self) -> bool:
-        """Nobody commits before this target does: its committed state is the newest one, whatever is pending."""
+    def is_tail(self) -> bool:
+        """Nobody commits before this target does what comes from now on (see `LocalTarget.decides`)."""
         return self.successor is None
 
     @property

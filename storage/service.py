@@ -75,13 +75,14 @@ class StorageService:
         check_serving(place, target.life.phase)
         if place.chain.serving()[-1] != target.id:
             raise NotServing(f"target {target.id} is not the last serving one of chain {place.chain.id}: ask that")
+        decides = target.decides(place)
         end = ChunkId(InodeId(message.inode + 1), 0)
         begin = ChunkId(InodeId(message.inode), 0)
         reply = pb.QueryLastChunkReply(index=-1)
         while True:
             page = await target.engine.list(target.id, begin, end, limit=PAGE_MAX)
             for meta in page:
-                if meta.pending and not place.is_authority:
+                if meta.pending and not decides:
                     raise NotCommitted(f"chunk {meta.chunk}: version {meta.pending} is on its way")
                 if meta.committed:
                     reply.index, reply.length = meta.chunk.number, meta.length

@@ -60,6 +60,11 @@ class LocalTarget:
     def engine(self) -> ChunkEngine:
         return self.disk.engine
 
+    def decides(self, place: Place) -> bool:
+        """What is pending here is committed nowhere, so that the committed state is the newest one. That is so at the
+        tail, but for what it passed on before the chain lost the former tail: readers may have seen it there."""
+        return place.is_tail and not self.channels.in_doubt
+
 
 def after(chunk: ChunkId) -> ChunkId:
     """The id that follows; where the next page of a list begins."""

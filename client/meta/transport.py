@@ -122,6 +122,10 @@ class MetaCaller:
             await _pause(retry, error)
             limit_s = min(attempt_s or self._attempt_s, retry.left_s)
 
+    def address(self) -> str:
+        """The daemon in use; Unreachable if none is known."""
+        return self._address(None, 0)
+
     def _address(self, inode: int | None, moved: int) -> str:
         nodes = self._nodes()
         if not nodes:

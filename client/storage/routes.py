@@ -44,7 +44,7 @@ class ReadRoute:
     chain: Chain
     serving: tuple[TargetId, ...]
     addresses: tuple[str, ...]  # of `serving`
-    by_address: tuple[int, ...]  # indices of both, in the order of the addresses
+    by_address: tuple[int, ...]  # indexes into `serving`, in an order that chains of the same daemons share
 
 
 class ReadRoutes:
@@ -64,8 +64,8 @@ class ReadRoutes:
             chain = chain_of(routing, chain_id)
             serving = serving_of(chain)
             addresses = tuple(address_of(routing, target) for target in serving)
-            by_address = tuple(sorted(range(len(serving)), key=addresses.__getitem__))
-            route = ReadRoute(chain, serving, addresses, by_address)
+            order = tuple(sorted(range(len(addresses)), key=addresses.__getitem__))
+            route = ReadRoute(chain, serving, addresses, order)
             self._routes[chain_id] = route
         return route
 

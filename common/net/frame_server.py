@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from threefs.common.errors import InternalError, ThreefsError, Throttled, Unsupported, UserError, to_wire
 from threefs.common.net.frame import FrameDamaged, Header, Kind, pack_error
 from threefs.common.net.frame_client import FrameTransport
 from threefs.common.net.frames import FrameProtocol
-from threefs.common.net.interface import Carrier, Handler, Request, Server, Transport
+from threefs.common.net.interface import Carrier, Handler, Reply, Request, Server, Transport
 from threefs.common.runtime.interface import Runtime
 
 _log = logging.getLogger(__name__)
@@ -40,6 +40,10 @@ class _Session(FrameProtocol):
         if header.kind is not Kind.REQUEST:
             raise FrameDamaged("a reply arrived where a request was expected")
         request = Request(header.method, body, data[0] if data else _EMPTY, self.peer, header.timeout_ms / 1000)
+        prompt = self._server.prompt.get(header.method)
+        if prompt is not None and not self.congested and (reply := prompt(request)) is not None:
+            self.write(Kind.REPLY, header.method, header.request_id, reply.body, reply.data)
+            return
         self.running += 1
         self._server.start_task(self._serve(header, request))
 
@@ -80,6 +84,9 @@ class FrameServer(Server):
     def __init__(self, runtime: Runtime, listen: str, handlers: Mapping[int, Handler]) -> None:
         self.runtime = runtime
         self.handlers = handlers
+        self.prompt: dict[int, Callable[[Request], Reply | None]] = {
+            method: handler.at_once for method, handler in handlers.items() if hasattr(handler, "at_once")
+        }
         self.address = listen
         self.sessions: dict[_Session, None] = {}
         self.tasks: set[asyncio.Task[None] | None] = set()  # requests being served

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 Buffer = bytes | bytearray | memoryview
 
@@ -39,6 +40,15 @@ class Reply:
 
 
 Handler = Callable[[Request], Awaitable[Reply]]
+
+
+class PromptHandler(Protocol):
+    """A handler that can often answer without waiting; a server that knows of it then needs no task."""
+
+    def at_once(self, request: Request) -> Reply | None:
+        """None: it has to be called. Raises nothing."""
+
+    def __call__(self, request: Request) -> Awaitable[Reply]: ...
 
 
 class Transport(ABC):

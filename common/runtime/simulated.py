@@ -1,6 +1,6 @@
 """Virtual time: a whole cluster in one process, replayed exactly from a seed.
 
-`SimulatedLoop` is asyncio's loop with a clock that jumps to the next timer whenever nothing is ready, so minutes
+`SimulatedLoop` is an asyncio loop with a clock that jumps to the next timer whenever nothing is ready, so minutes
 of timeouts take milliseconds. `Simulation` owns the loop, the seed, the trace and the simulated processes;
 `SimulatedRuntime` is what one of those processes is handed. Nothing here reads the machine's clock or randomness.
 """
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import selectors
-from collections.abc import Callable, Coroutine, Mapping
+from collections import deque
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from contextvars import Context, copy_context
+from heapq import heappop, heappush
 from random import Random
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
@@ -27,43 +29,76 @@ class SimulationStuck(Exception):
     """Nothing is ready and no timer is set: somebody waits for what nobody will do."""
 
 
-class _VirtualSelector(selectors.BaseSelector):
-    """Polls nothing; waiting advances the clock."""
+class _Handle(asyncio.TimerHandle):
+    """A callback that is due. asyncio's own does more for each than most callbacks do."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Callable[..., object], args: tuple[object, ...], context: Context | None) -> None:
+        self._callback = callback
+        self._args = args
+        self._context = copy_context() if context is None else context
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+
+class SimulatedLoop(asyncio.BaseEventLoop):
+    """An event loop on virtual time. Callbacks run in the order in which they became due; when none is, the clock goes
+    on to the next timer. It has no sockets, no threads, and no debug mode: rounds are all that a simulation costs."""
 
     def __init__(self) -> None:
-        self.now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise SimulationStuck(f"no task can run at virtual second {self.now:.6f}")
-        self.now += max(timeout, 0.0)
-        return []
-
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return selectors.SelectorKey(fileobj, 0, events, data)  # the loop's wake-up pipe: never used
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return selectors.SelectorKey(fileobj, 0, 0, None)
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return {}
-
-    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        raise KeyError(fileobj)
-
-    def close(self) -> None:
-        pass
-
-
-class SimulatedLoop(asyncio.SelectorEventLoop):
-    """An event loop on virtual time; callbacks run in the order in which they became due."""
-
-    def __init__(self) -> None:
-        self._virtual = _VirtualSelector()
-        super().__init__(self._virtual)
+        super().__init__()
+        self._now = 0.0
+        self._due: deque[_Handle] = deque()
+        self._timers: list[tuple[float, int, _Handle]] = []
+        self._timer_count = 0
 
     def time(self) -> float:
-        return self._virtual.now
+        return self._now
+
+    def call_soon(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = _Handle(callback, args, context)
+        self._due.append(handle)
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        handle = _Handle(callback, args, context)
+        self._timer_count += 1
+        heappush(self._timers, (when, self._timer_count, handle))
+        return handle
+
+    def _run_once(self) -> None:
+        """One round of `run_forever`: everything that is due at its beginning."""
+        due, timers = self._due, self._timers
+        while timers and timers[0][2]._cancelled:
+            heappop(timers)
+        if not due:
+            if not timers:
+                raise SimulationStuck(f"no task can run at virtual second {self._now:.6f}")
+            self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            due.append(heappop(timers)[2])
+        for _ in range(len(due)):
+            handle = due.popleft()
+            if handle._cancelled:
+                continue
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except Exception as exc:
+                self.call_exception_handler({"message": f"{handle._callback} failed", "exception": exc})
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts

@@ -2,7 +2,7 @@
 
 Every query of smallpond passes `session` (a task's) or `scratch` (planning: parsing and typing without data). One rule:
 whatever a task registers (views, functions) is gone when it ends, and an engine's error leaves as a QueryError that
-shows the query.
+shows the query. DuckDB itself is imported by the first of them: a session that has not run anything needs none.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
-
-import duckdb
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from threefs.smallpond.common import MB
 from threefs.smallpond.errors import QueryError
 from threefs.smallpond.io import filesystem
 
-Connection = duckdb.DuckDBPyConnection
+if TYPE_CHECKING:
+    import duckdb
+
+    Connection: TypeAlias = duckdb.DuckDBPyConnection
+    SessionManager: TypeAlias = AbstractContextManager[Connection]
+
 _threads = threading.local()
 _active: dict[int, Connection] = {}  # thread id -> connection in a query, for interrupts from other threads
 MEMORY_FLOOR = 64 * MB  # DuckDB cannot even start a hash table with less
@@ -76,11 +79,10 @@ def session(settings: EngineSettings, seed: float | None = None) -> Iterator[Con
             _active[threading.get_ident()] = outer
 
 
-SessionManager = AbstractContextManager[Connection]
-
-
 def _thread_connection(temp_directory: str) -> tuple[Connection, dict[str, str]]:
     """A database a spill directory: DuckDB lets nobody change a directory that it has used."""
+    import duckdb
+
     held: dict[str, tuple[Connection, dict[str, str]]] = _threads.__dict__.setdefault("held", {})
     found = held.get(temp_directory)
     if found is None:
@@ -94,6 +96,8 @@ def _thread_connection(temp_directory: str) -> tuple[Connection, dict[str, str]]
 
 def forget_connection(temp_directory: str = "") -> None:
     """Close this thread's database; the next task gets a fresh one."""
+    import duckdb
+
     found = _threads.__dict__.get("held", {}).pop(temp_directory, None)
     if found is not None:
         with suppress(duckdb.Error):
@@ -140,6 +144,8 @@ def first_row(connection: Connection, query: str) -> tuple[Any, ...]:
 @contextmanager
 def errors_of(query: str, what: str = "") -> Iterator[None]:
     """Turn an engine's errors into a QueryError that shows the query."""
+    import duckdb
+
     try:
         yield
     except duckdb.Error as exc:

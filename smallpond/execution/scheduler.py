@@ -7,6 +7,7 @@ stages go first, so that results are used while they are warm. State is per stag
 
 from __future__ import annotations
 
+import errno
 import queue
 import time
 import uuid
@@ -379,6 +380,8 @@ class Scheduler:
         advice = ""
         if failure.type_name in ("MemoryError", "ArrowMemoryError", "OutOfMemoryException"):
             advice = "; use more partitions, or raise memory_limit"
+        elif getattr(exc, "errno", None) == errno.ENOSPC:
+            advice = f"; free space there, or on the disk of data_root {self._context.data_root}"
         error = TaskFailed(
             f"{where} failed for good after {run.attempts[task]} attempts: "
             f"{failure.type_name}: {failure.message}{advice}"

@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from threefs.common.errors import UserError
 from threefs.native._core import ffi, lib
@@ -103,6 +102,8 @@ def canonical(column: pa.Array) -> pa.Array:
 
 
 def _microseconds(column: pa.Array) -> pa.Array:
+    import pyarrow.compute as pc  # here: it takes as long to import as a small query runs
+
     kind = column.type
     if pa.types.is_time32(kind):
         column, unit = column.cast(pa.int32()).cast(pa.int64()), kind.unit
@@ -116,6 +117,8 @@ def _microseconds(column: pa.Array) -> pa.Array:
 
 
 def _decimal_text(column: pa.Array) -> pa.Array:
+    import pyarrow.compute as pc  # here: it takes as long to import as a small query runs
+
     text = column.cast(pa.string())
     if column.type.scale <= 0:
         return text

@@ -13,7 +13,6 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from threefs.common.errors import UserError
 from threefs.smallpond.shuffle.hashing import owners_by_hash
@@ -74,6 +73,8 @@ class RangePartitioner:
         return len(self.split_points) + 1
 
     def owners(self, batch: pa.RecordBatch, number: int) -> Owners:
+        import pyarrow.compute as pc  # here: it takes as long to import as a small query runs
+
         values = column_of(batch, self.column)
         points = self._points(values.type)
         if pa.types.is_dictionary(values.type):

@@ -4,6 +4,7 @@
 
 Medians of THREEFS_BENCH_ROUNDS (3) alternating rounds, each in processes of its own. What was measured goes to
 docs/smallpond-measured.json and docs/images/smallpond_*.png; the assertions are the ratios that the project promises.
+THREEFS_BENCH_GO_ON=1 adds to the rounds of the runs before, for machines that are quiet only for minutes at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,6 +32,7 @@ HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 RESULTS = DOCS / "smallpond-measured.json"
 ROUNDS = int(os.environ.get("THREEFS_BENCH_ROUNDS", "3"))
+GO_ON = os.environ.get("THREEFS_BENCH_GO_ON", "") == "1"
 RECORDS = 10_737_418  # 1 GiB
 CHECKSUM = "51ed26dccd7bee"  # of that many binary records
 # The second: on a busy machine the raylet of the original needs longer than the minute that it gets.
@@ -76,13 +78,16 @@ def _place() -> Iterator[Path]:
 
 def compare(title: str, contenders: dict[str, Contender], check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Runs the contenders in turn, ROUNDS times; returns and stores the medians."""
-    series = {name: Series() for name in contenders}
+    kept = CACHE / f"rounds-{title}.json"
+    known = json.loads(kept.read_text()) if GO_ON and kept.exists() else {}
+    series = {name: Series(**known.get(name, {})) for name in contenders}
     for _ in range(ROUNDS):
         for name, contender in contenders.items():
             with _place() as place:
                 found = series[name].add(contender(place))
             print(f"{title}: {name}: {found}", flush=True)
             check(found)
+    kept.write_text(json.dumps({name: asdict(one) for name, one in series.items()}))
     result = {name: one.medians() for name, one in series.items()}
     measured = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     RESULTS.write_text(json.dumps(measured | {title: result}, indent=1) + "\n")

@@ -38,7 +38,7 @@ def run(body: Callable[[World], Awaitable[None]]) -> None:
     async def main() -> None:
         runtime = RealRuntime()
         storage = MemoryStorage()
-        meta = await start_meta(runtime, storage, chunk_bytes=CHUNK)
+        meta, _ = await start_meta(runtime, storage, chunk_bytes=CHUNK)
         options = FileOptions(length_s_max=0.0)
         async with asyncio.timeout(20):
             await body(

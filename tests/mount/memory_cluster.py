@@ -92,8 +92,10 @@ ROUTING = Routing(
 )
 
 
-async def start_meta(runtime: Runtime, storage: MemoryStorage, *, chunk_bytes: int = 1 << 20) -> MetaClient:
-    """A metadata service on a memory store, and a client of it."""
+async def start_meta(
+    runtime: Runtime, storage: MemoryStorage, *, chunk_bytes: int = 1 << 20
+) -> tuple[MetaClient, Environment]:
+    """A client of a metadata service on a memory store, and that service's parts."""
     config = ServiceConfig(root=RootConfig(chunk_bytes=chunk_bytes, stripe=len(CHAINS)))
     environment = Environment(
         config, runtime=runtime, engine=MemoryEngine(runtime), storage=storage, routing=lambda: ROUTING
@@ -101,4 +103,4 @@ async def start_meta(runtime: Runtime, storage: MemoryStorage, *, chunk_bytes: i
     await prepare_store(environment, "memory")
     loopback = Loopback()
     await LoopbackServer(loopback, "meta", bind(MetaService(environment), Meta)).start()
-    return MetaClient(runtime, loopback, ["meta"], ClientId(runtime.uuid()), timeout_s=5.0)
+    return MetaClient(runtime, loopback, ["meta"], ClientId(runtime.uuid()), timeout_s=5.0), environment

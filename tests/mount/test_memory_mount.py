@@ -7,16 +7,20 @@ import fcntl
 import mmap
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.mount.memory import MemoryMount, memory_mount, mount_process, wait_until
 
+from threefs.common.net import frame
 from threefs.fuse.mountpoint import mounted_at
+from threefs.proto import lookup as proto_lookup
 
 pytestmark = pytest.mark.mount
 
@@ -362,3 +366,48 @@ def test_big_writes_need_little_memory(mounted: MemoryMount) -> None:
         os.fsync(file.fileno())
     stored = 200 * MIB
     assert mounted.resident_bytes() - before - stored < 100 * MIB
+
+
+def _answers(kind: str, listener: socket.socket, asked: list[int]) -> None:
+    """A daemon that answers lookups wrongly, until its listener is closed; notes who asked."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            request = connection.recv(4096)
+            header = frame.unpack(request)
+            asked.append(header.method)
+            error = frame.pack_error(1, "no")
+            body = proto_lookup.pack_answer(proto_lookup.NO_SUCH_NAME)
+            good = frame.pack(frame.Kind.REPLY, header.method, header.request_id, body, 0)
+            replies = {
+                "ends": b"",
+                "is cut short": good[:70],
+                "is garbage": os.urandom(120),
+                "is of another request": frame.pack(frame.Kind.REPLY, header.method, header.request_id + 1, body, 0),
+                "is damaged": good[:-1] + bytes([good[-1] ^ 1]),
+                "is an error": frame.pack(frame.Kind.ERROR, header.method, header.request_id, error, 0),
+                "is too long": frame.pack(frame.Kind.REPLY, header.method, header.request_id, body + bytes(8), 0),
+            }
+            connection.sendall(replies[kind])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["ends", "is cut short", "is garbage", "is of another request", "is damaged", "is an error", "is too long"],
+)
+def test_lookups_go_the_long_way_when_an_answer(kind: str, folder: Path) -> None:
+    asked: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_answers, args=(kind, listener, asked), daemon=True)
+        thread.start()
+        with memory_mount(folder, f"--lookups=127.0.0.1:{listener.getsockname()[1]}") as mount:
+            (mount.path / "file").write_bytes(b"here")
+            assert (mount.path / "file").read_bytes() == b"here"
+            assert sorted(os.listdir(mount.path)) == ["file"]
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert asked == [proto_lookup.METHOD]

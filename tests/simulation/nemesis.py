@@ -27,6 +27,8 @@ class Nemesis:
             "partition": self._partition,
             "one-way partition": self._one_way,
             "isolation": self._isolate,
+            "old map": self._old_map,
+            "slow links": self._slow_links,
             "loss": self._lose,
             "delay and reordering": self._delay,
             "store faults": self._store_faults,
@@ -114,6 +116,21 @@ class Nemesis:
         await self._last(1.0, 10.0)
         for source, target in pairs:
             self._world.network.mend(source, target, both=both)
+
+    async def _old_map(self) -> None:
+        """A client that keeps the map which it has."""
+        client = self._random.choice(self._world.of_kind("client"))
+        await self._cut([(client.name, mgmtd.name) for mgmtd in self._world.of_kind("mgmtd")], both=True)
+
+    async def _slow_links(self) -> None:
+        """All that one daemon sends to the others arrives late: updates of a former head, answers, heartbeats."""
+        sender = self._random.choice(self._world.of_kind("storage")).name
+        others = [name for name in self._world.processes if name != sender and not name.startswith("client")]
+        for other in others:
+            self._world.network.slow_down(sender, other, self._random.uniform(0.2, 4.0))
+        await self._last()
+        for other in others:
+            self._world.network.slow_down(sender, other, 0)
 
     async def _lose(self) -> None:
         faults = self._world.network.faults

@@ -1,6 +1,6 @@
 """One simulated run: faults first (safety), then a healed cluster (liveness), then the checkers.
 
-    python -m tests.simulation.run --seed 17 [--trace] [--ablate chain-version] [--seconds 300]
+    python -m tests.simulation.run --seed 17 [--trace] [--ablate chain-version] [--scenario "returning head"]
 
 replays exactly what the test with this seed did, and exits 1 if a checker objects.
 """
@@ -8,19 +8,22 @@ replays exactly what the test with this seed did, and exits 1 if a checker objec
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tests.simulation import acknowledged, linearisable, replicas, stored_map
+from tests.simulation import acknowledged, linearisable, replicas, scenarios, stored_map
 from tests.simulation.ablations import ABLATIONS, ablated
 from tests.simulation.history import Register
 from tests.simulation.nemesis import Nemesis
-from tests.simulation.workload import BLOCKS, CHUNK_INODE, CHUNKS, Mixed
+from tests.simulation.scenarios import SCENARIOS
+from tests.simulation.workload import BLOCKS, CHUNK_INODE, Mixed
 from tests.simulation.world import ClientProcess, Shape, World
 
 from threefs.common.errors import Timeout
@@ -33,6 +36,7 @@ class Report:
     """What a run came to."""
 
     seed: int
+    scenario: str = ""
     problems: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
@@ -46,7 +50,8 @@ class Report:
 
     @property
     def replay(self) -> str:
-        return f"python -m tests.simulation.run --seed {self.seed}"
+        scenario = f" --scenario '{self.scenario}'" if self.scenario else ""
+        return f"python -m tests.simulation.run --seed {self.seed}{scenario}"
 
 
 ACKNOWLEDGED_A_SECOND = 3.5  # operations of all clients: a storm that lets fewer through proves little
@@ -61,14 +66,32 @@ def run_seed(
     trace: bool = False,
     ablate: str = "",
 ) -> Report:
-    """Runs one seed; never raises for a violation: it is in `problems`."""
-    began = time.process_time()
+    """Runs one seed of the whole cluster; never raises for a violation: it is in `problems`."""
     world = World(seed, _shape(seed))
+    work = Mixed(world, think_s=think_s)
+    nemesis = Nemesis(world, kinds=kinds)
+    report = Report(seed, faults=nemesis.counts)
+    return _run(world, work, report, lambda: _storm(world, work, nemesis, seconds), trace=trace, ablate=ablate)
+
+
+def run_scenario(name: str, seed: int, *, trace: bool = False, ablate: str = "") -> Report:
+    """Runs one seed of a focused scenario, likewise."""
+    scenario = SCENARIOS[name]
+    world = World(f"{name}/{seed}", scenarios.shape(seed))
+    work = Mixed(world, think_s=scenario.think_s, chunks=scenario.chunks, files=False, readers=2)
+    report = Report(seed, scenario=name)
+    return _run(world, work, report, lambda: scenarios.rage(world, scenario), trace=trace, ablate=ablate)
+
+
+def _run(
+    world: World, work: Mixed, report: Report, rage: Callable[[], Awaitable[None]], *, trace: bool, ablate: str
+) -> Report:
+    began = time.process_time()
+    world.workload = work
     world.simulation.keep_trace = trace
-    report = Report(seed)
-    with ablated(ablate):
+    with ablated(ablate), _rare_collection():
         try:
-            world.simulation.run(_main(world, report, seconds, think_s, kinds))
+            world.simulation.run(_main(world, work, report, rage))
         except AssertionError as exc:
             cause = traceback.format_exception(exc.__cause__) if exc.__cause__ is not None else []
             report.problems.insert(0, "\n".join([str(exc), *cause]))
@@ -77,8 +100,20 @@ def run_seed(
     report.trace = world.simulation.trace
     report.messages = world.network.counts
     report.counts.update(world.counts)
+    report.counts.update(work.counts)
     report.cpu_s = time.process_time() - began
     return report
+
+
+@contextmanager
+def _rare_collection() -> Iterator[None]:
+    """Looking for garbage every few hundred objects takes a tenth of the time of a run."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _shape(seed: int) -> Shape:
@@ -86,14 +121,9 @@ def _shape(seed: int) -> Shape:
     return Shape(mgmtds=1 + seed % 2, metas=1 + seed // 2 % 2, attempt_timeout_s=(5.0, 1.0, 2.0)[seed % 3])
 
 
-async def _main(world: World, report: Report, seconds: float, think_s: float, kinds: Sequence[str]) -> None:
-    work = Mixed(world, think_s=think_s)
-    world.workload = work
+async def _main(world: World, work: Mixed, report: Report, rage: Callable[[], Awaitable[None]]) -> None:
     await world.bring_up()
-    nemesis = Nemesis(world, kinds=kinds)
-    await nemesis.rage(seconds)
-    while not world.simulation.failures and _too_quiet(world, work, seconds):
-        await nemesis.rage(seconds / 10)  # faults left little time for work
+    await rage()
     if world.simulation.failures:
         return  # a violation is known: what the rest would show does not count
     world.heal()
@@ -104,14 +134,17 @@ async def _main(world: World, report: Report, seconds: float, think_s: float, ki
     except Timeout as exc:
         report.problems.append(f"the healed cluster is not whole: {exc}; {_chains(world)}")
     report.healed_s = world.runtime.now() - healed_at
-    work.stop()
-    await world.runtime.sleep(70.0)  # every operation that runs has ended by its own limit
+    await work.stop()
     if not report.problems and not world.whole(world.watcher.routing):
         report.problems.append(f"the healed cluster is not whole any more: {_chains(world)}")
-    report.faults = nemesis.counts
-    report.counts.update(work.counts)
     if not report.problems:
         await _judge(world, work, report)
+
+
+async def _storm(world: World, work: Mixed, nemesis: Nemesis, seconds: float) -> None:
+    await nemesis.rage(seconds)
+    while not world.simulation.failures and _too_quiet(world, work, seconds):
+        await nemesis.rage(seconds / 10)  # faults left little time for work
 
 
 def _too_quiet(world: World, work: Mixed, seconds: float) -> bool:
@@ -122,7 +155,7 @@ async def _judge(world: World, work: Mixed, report: Report) -> None:
     final: dict[Register, int] = {}
     reader = world.processes["client1"]
     assert isinstance(reader, ClientProcess)
-    for chunk in range(CHUNKS):
+    for chunk in range(work.chunks):
         values = await work.read(reader, chunk, 0, BLOCKS)
         if not values:
             report.problems.append(f"chunk {chunk} cannot be read after healing")
@@ -161,6 +194,7 @@ def _chains(world: World) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Replays one simulated run of a whole cluster.")
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--scenario", choices=["", *SCENARIOS], default="", help="a focused one, not everything")
     parser.add_argument("--seconds", type=float, default=300.0, help="virtual seconds of faults")
     parser.add_argument("--think", type=float, default=1.0, help="mean seconds between a client's operations")
     parser.add_argument("--fault", action="append", default=[], help="only this kind of fault (repeatable)")
@@ -169,14 +203,17 @@ def main() -> int:
     parser.add_argument("--log", action="store_true", help="print what the daemons log")
     arguments = parser.parse_args()
     logging.disable(logging.NOTSET if arguments.log else logging.CRITICAL)
-    report = run_seed(
-        arguments.seed,
-        seconds=arguments.seconds,
-        think_s=arguments.think,
-        kinds=arguments.fault,
-        trace=arguments.trace,
-        ablate=arguments.ablate,
-    )
+    if arguments.scenario:
+        report = run_scenario(arguments.scenario, arguments.seed, trace=arguments.trace, ablate=arguments.ablate)
+    else:
+        report = run_seed(
+            arguments.seed,
+            seconds=arguments.seconds,
+            think_s=arguments.think,
+            kinds=arguments.fault,
+            trace=arguments.trace,
+            ablate=arguments.ablate,
+        )
     for line in report.trace:
         print(line)
     print(f"seed {report.seed}: {report.virtual_s:.0f} virtual s, {report.cpu_s:.1f} CPU s, {report.events} events")

@@ -34,7 +34,7 @@ def test_a_cluster_survives(seed: int, reports: dict[int, Future[Report]]) -> No
     assert report.counts["acknowledged"] >= 1000
     assert report.counts["resyncs"] >= 1
     struck = {kind for kind, count in report.faults.items() if count}
-    assert len(struck) == 12, f"only {sorted(struck)}"
+    assert len(struck) == 14, f"only {sorted(struck)}"
     assert all(report.messages[kind] for kind in ("lost", "slow", "cut", "refused"))
 
 

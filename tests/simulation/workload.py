@@ -25,6 +25,8 @@ BLOCKS = 4
 BLOCK_BYTES = 64
 LANES = 2  # concurrent loops on chunks in each client
 NAMES = 6
+QUIET_S = 10.0  # a cluster that nobody uses has to stay whole
+LAST_OPERATION_S = 120.0
 AFTERMATH_S = 15.0  # after an unknown outcome: by then, what was under way has happened or never will
 
 
@@ -43,37 +45,60 @@ def decode(raw: bytes) -> int:
 class Mixed(Workload):
     """Both kinds of work, from `start_s` on until `stop`."""
 
-    def __init__(self, world: World, *, think_s: float) -> None:
+    def __init__(
+        self, world: World, *, think_s: float, chunks: int = CHUNKS, files: bool = True, readers: int = 0
+    ) -> None:
+        """`readers`: loops in each client that only read chunks, so that somebody looks while others wait."""
         self.world = world
+        self.chunks = chunks
         self.history = History()
         self.counts: Counter[str] = Counter()
         self.running = True
+        self.loops = 0  # that have not ended
         self.files: dict[str, dict[str, bytes | None]] = {}  # client -> name -> content; None: unknown
         self._think_s = think_s
+        self._uses_files = files
+        self._readers = readers
         self._value = 0
 
     def attach(self, client: ClientProcess) -> None:
         """Gives a client that has just started its loops; they die with it."""
         assert client.runtime is not None
-        for lane in range(LANES):
-            client.runtime.spawn(self._use_chunks(client), name=f"chunks {lane}")
-        client.runtime.spawn(self._use_files(client), name="files")
+        for lane in range(LANES + self._readers):
+            writes = 0.5 if lane < LANES else 0.0
+            client.runtime.spawn(self._count_loop(self._use_chunks(client, writes)), name=f"chunks {lane}")
+        if self._uses_files:
+            client.runtime.spawn(self._count_loop(self._use_files(client)), name="files")
 
-    def stop(self) -> None:
-        """Loops end after their operation; what still runs ends by its own time limits."""
+    async def _count_loop(self, loop: Awaitable[None]) -> None:
+        self.loops += 1
+        try:
+            await loop
+        finally:
+            self.loops -= 1
+
+    async def stop(self) -> None:
+        """Loops end after their operation, which ends by its own time limits."""
         self.running = False
+        runtime, end = self.world.runtime, self.world.runtime.now() + LAST_OPERATION_S
+        await runtime.sleep(QUIET_S)
+        while self.loops:
+            assert runtime.now() < end, (
+                f"{self.loops} operations have not ended {LAST_OPERATION_S:g} s after the others"
+            )
+            await runtime.sleep(1.0)
 
     # Chunks
 
-    async def _use_chunks(self, client: ClientProcess) -> None:
+    async def _use_chunks(self, client: ClientProcess, writes: float) -> None:
         assert client.runtime is not None
         random = client.runtime.random
         while self.running:
             await client.runtime.sleep(random.expovariate(1 / self._think_s))
-            chunk = random.randrange(CHUNKS)
+            chunk = random.randrange(self.chunks)
             first = random.randrange(BLOCKS)
             count = random.randint(1, BLOCKS - first)
-            if random.random() < 0.5:
+            if random.random() < writes:
                 await self._write(client, chunk, first, count)
             else:
                 await self.read(client, chunk, first, count)

@@ -334,7 +334,8 @@ class World:
         self.runtime.spawn(self._watch(), name="watch")
         for process in self.of_kind("meta"):
             process.start()
-        await self.watcher.wait_for(lambda r: any(n.type is NodeType.META for n in r.nodes.values()), 30)
+        if self.of_kind("meta"):
+            await self.watcher.wait_for(lambda r: any(n.type is NodeType.META for n in r.nodes.values()), 30)
         for process in self.of_kind("client"):
             process.start()
         await asyncio.gather(*(process.ready.wait() for process in self.processes.values()))

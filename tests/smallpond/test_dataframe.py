@@ -185,6 +185,21 @@ def test_map_batches_cross_file_borders(sp: Session, numbers: str) -> None:
     assert sizes == [350, 350, 300]
 
 
+def test_map_batches_of_pandas_and_polars(sp: Session, numbers: str) -> None:
+    import polars
+
+    frame = sp.read_parquet(numbers)
+    pandas_rows = frame.map_batches(lambda df: df[df.id > 995][["id"]], batch_format="pandas")
+    polars_rows = frame.map_batches(lambda df: df.filter(polars.col("id") > 995).select("id"), batch_format="polars")
+    assert ids(pandas_rows.take_all()) == ids(polars_rows.take_all()) == [996, 997, 998, 999]
+    made = sp.from_polars(polars.DataFrame({"a": [1, 2], "s": ["x", "y"]}).lazy()).map("a + 1 AS a, s || '!' AS s")
+    assert made.to_polars().to_dicts() == [{"a": 2, "s": "x!"}, {"a": 3, "s": "y!"}]
+    with pytest.raises(PlanError, match="streaming function takes Arrow tables"):
+        frame.map_batches(lambda df: df, streaming=True, batch_format="polars")
+    with pytest.raises(PlanError, match="'spark' is none of arrow, pandas, polars"):
+        frame.map_batches(lambda df: df, batch_format="spark")  # type: ignore[arg-type]
+
+
 def test_map_batches_streaming(sp: Session, numbers: str) -> None:
     def running(tables: Any) -> Any:
         total = 0

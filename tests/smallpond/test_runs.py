@@ -55,30 +55,36 @@ def test_frames_made_from_a_computed_one_read_its_results(sp: Session, tmp_path:
     assert calls(tmp_path / "calls") == 4
 
 
+EDITED = """
+import sys, threefs.smallpond as smallpond
+sp = smallpond.init(data_root=sys.argv[1])
+{comment}
+path = sys.argv[2]
+def f(row):
+    open(path, "a").write(".")
+    return {{"x": row["item"] + {number}}}
+print(sp.from_items([1, 2]).map(f).filter("x > 0").take_all(), len(open(path).read()))
+sp.shutdown()
+"""
+
+
 def test_other_sessions_and_edited_scripts_read_them_too(tmp_path: Path) -> None:
-    script = """
-        import sys, threefs.smallpond as smallpond
-        sp = smallpond.init(data_root=sys.argv[1])
-        {comment}
-        path = sys.argv[2]
-        def f(row):
-            open(path, "a").write(".")
-            return {{"x": row["item"] + {number}}}
-        print(sp.from_items([1, 2]).map(f).filter("x > 0").take_all())
-    """
-    outputs = []
-    for comment, number in (("", 1), ("# an edit that changes no step", 1), ("", 2)):
-        text = textwrap.dedent(script).format(comment=comment, number=number)
-        (tmp_path / "script.py").write_text(text)
+    edits = (("", 1), ("# an edit that changes no step", 1), ("", 2))
+    scripts = [tmp_path / f"script{number}.py" for number in range(len(edits))]
+    for path, (comment, number) in zip(scripts, edits, strict=True):
+        path.write_text(EDITED.format(comment=comment, number=number))
+    run = "import runpy, sys; [runpy.run_path(path, run_name='__main__') for path in sys.argv[3:]]"
+    output = ""
+    for paths in (scripts[:1], scripts[1:]):
         done = subprocess.run(
-            [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "root"), str(tmp_path / "calls")],
+            [sys.executable, "-c", run, str(tmp_path / "root"), str(tmp_path / "calls"), *map(str, paths)],
             capture_output=True,
             text=True,
             timeout=200,
         )
         assert done.returncode == 0, done.stderr
-        outputs.append((done.stdout.strip(), calls(tmp_path / "calls")))
-    assert outputs == [("[{'x': 2}, {'x': 3}]", 2), ("[{'x': 2}, {'x': 3}]", 2), ("[{'x': 3}, {'x': 4}]", 4)]
+        output += done.stdout
+    assert output.splitlines() == ["[{'x': 2}, {'x': 3}] 2", "[{'x': 2}, {'x': 3}] 2", "[{'x': 3}, {'x': 4}] 4"]
 
 
 def test_changed_files_are_read_again(sp: Session, tmp_path: Path) -> None:
@@ -166,9 +172,9 @@ def test_what_can_never_fit_is_refused_at_once(sp: Session) -> None:
 
 
 def test_little_memory_spills_instead_of_failing(sp: Session) -> None:
-    query = "SELECT range AS a, hash(range) AS h, repeat('x', 40) AS t FROM range(3000000) ORDER BY h"
-    frame = sp.partial_sql(query, memory_limit=100 << 20)
-    assert frame.count() == 3_000_000
+    query = "SELECT range AS a, hash(range) AS h, repeat('x', 40) AS t FROM range(1500000) ORDER BY h"
+    frame = sp.partial_sql(query, memory_limit=64 << 20)
+    assert frame.count() == 1_500_000
 
 
 # ---- bad input ----
@@ -272,6 +278,41 @@ def test_output_on_another_file_system(sp: Session) -> None:
         assert sp.read_parquet(target).count() == 5000
     finally:
         subprocess.run(["rm", "-rf", target], check=True)
+
+
+FULL_DISK = """
+    import os, sys, threefs.smallpond as smallpond
+    place, roomy = sys.argv[1:]
+    def attempt(root, target):
+        with smallpond.init(data_root=root, progress=False) as sp:
+            try:
+                frame = sp.partial_sql("SELECT range AS a, hash(range) AS h FROM range(300000)")
+                frame.write_parquet(target, mode="overwrite")
+            except Exception as exc:
+                print(type(exc).__name__, exc)
+    attempt(f"{place}/root", f"{place}/out")
+    attempt(roomy, f"{place}/out")
+    attempt(roomy, roomy + "/out")
+    left = [name for _, _, files in os.walk(place) for name in files if name != ".STATUS"]
+    print(left, len(os.listdir(roomy + "/out")))
+"""
+
+
+def test_a_full_disk_says_so_and_shows_nothing_half_written(tmp_path: Path) -> None:
+    small, roomy, script = tmp_path / "small", tmp_path / "roomy", tmp_path / "script.py"
+    small.mkdir()
+    script.write_text(textwrap.dedent(FULL_DISK))
+    command = f"mount -t tmpfs -o size=1m tmpfs {small} && exec {sys.executable} {script} {small} {roomy}"
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("needs unshare and a kernel that lets it mount a small disk")
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    failed, also_failed, left = done.stdout.splitlines()
+    for line in (failed, also_failed):
+        assert line.startswith("TaskFailed"), line
+        assert "No space left on device" in line
+        assert "; free space there, or on the disk of data_root" in line
+    assert left == "[] 2"  # on the other disk: a file and the manifest
 
 
 # ---- scale, start, reports ----

@@ -136,6 +136,28 @@ def test_a_replica_with_a_newer_version_on_its_way_does_not_guess(cluster: Clust
     cluster.run(main)
 
 
+def test_what_was_read_at_a_tail_that_died_is_not_taken_back(cluster: Cluster) -> None:
+    """The tail has committed and shown an update, and dies before its predecessor, the next tail, knows."""
+
+    async def main() -> None:
+        await cluster.write(0, b"old")
+        cluster.network.cut("storage3", "storage2", both=False)
+        writing = asyncio.ensure_future(cluster.write(0, b"new"))
+        for _ in range(1000):
+            if (await cluster.metas(3))[0].committed == 2:
+                break
+            await asyncio.sleep(0.01)
+        assert await cluster.read(0) == b"new"
+        assert not writing.done()
+        cluster.crash(3)
+        await cluster.gone(3)
+        for _ in range(20):
+            assert await cluster.read(0) == b"new"
+        await writing
+
+    cluster.run(main)
+
+
 @pytest.mark.parametrize("damaged", [1, 2, 3])
 def test_a_damaged_chunk_is_read_elsewhere_and_repaired(cluster: Cluster, damaged: int) -> None:
     async def main() -> None:

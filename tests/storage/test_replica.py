@@ -35,10 +35,10 @@ def routing(*states: PublicState, version: int = 4) -> Routing:
 def test_places_along_a_chain() -> None:
     known = routing(SERVING, SERVING, SYNCING, WAITING)
     head, last, filled = (place_of(known, CHAIN, TargetId(t)) for t in (101, 102, 103))
-    assert (head.predecessor, head.successor, head.is_authority) == (None, 102, False)
-    assert (last.predecessor, last.successor, last.is_authority) == (101, 103, False)
+    assert (head.predecessor, head.successor, head.is_tail) == (None, 102, False)
+    assert (last.predecessor, last.successor, last.is_tail) == (101, 103, False)
     assert (last.feeds_syncing, head.feeds_syncing) == (True, False)
-    assert (filled.predecessor, filled.successor, filled.is_authority) == (102, None, True)
+    assert (filled.predecessor, filled.successor, filled.is_tail) == (102, None, True)
 
 
 @pytest.mark.parametrize("state", [LASTSRV, WAITING, OFFLINE])

@@ -15,17 +15,14 @@ from threefs.smallpond.execution.operators.output import Result, keep
 from threefs.smallpond.execution.runtime_ctx import TaskContext
 from threefs.smallpond.io import filesystem
 from threefs.smallpond.logical.dataset import DataSet, FileSet
-from threefs.smallpond.logical.dataset.memory import table_from_pandas
-from threefs.smallpond.logical.node import ArrowComputeNode, Node, PandasComputeNode, PythonScriptNode
+from threefs.smallpond.logical.dataset.memory import table_from_pandas, table_from_polars
+from threefs.smallpond.logical.node import ArrowComputeNode, BatchFormat, Node, PythonScriptNode
 
 
 def run(node: ArrowComputeNode, role: str, context: TaskContext, inputs: Sequence[DataSet | None]) -> Result:
     tables = [item.to_arrow_table() for item in inputs if item is not None]
     with user_code(node, context):
-        if isinstance(node, PandasComputeNode):
-            found = as_table(node.process(context, [table.to_pandas() for table in tables]), node)
-        else:
-            found = as_table(node.process(context, tables), node)
+        found = as_table(node.process(context, frames_of(tables, node.batch_format)), node)
     return keep(found.to_batches(), found.schema, context, node.parquet_options)
 
 
@@ -43,12 +40,25 @@ def run_script(node: PythonScriptNode, role: str, context: TaskContext, inputs: 
     return FileSet(files), None
 
 
+def frames_of(tables: list[pa.Table], batch_format: BatchFormat) -> list[Any]:
+    """Tables as what a user's function works on."""
+    if batch_format == "pandas":
+        return [table.to_pandas() for table in tables]
+    if batch_format == "polars":
+        import polars
+
+        return [polars.from_arrow(table) for table in tables]
+    return tables
+
+
 def as_table(value: Any, node: Node) -> pa.Table:
     """What a user's function may return for rows: an Arrow table or batch, a pandas or a polars frame."""
     if isinstance(value, pa.Table):
         return value
     if isinstance(value, pa.RecordBatch):
         return pa.Table.from_batches([value])
+    if type(value).__module__.startswith("polars"):
+        return table_from_polars(value)
     if hasattr(value, "__arrow_c_stream__"):
         return pa.table(value)
     if type(value).__module__.startswith("pandas"):

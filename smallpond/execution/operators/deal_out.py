@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from threefs.common.errors import UserError
 from threefs.smallpond.common import DEFAULT_BATCH_SIZE
@@ -262,6 +261,8 @@ def _sample(reader: pa.RecordBatchReader, key: str, context: TaskContext) -> Res
 
 def split_points(samples: pa.Table, partitions: int) -> pa.Array:
     """Points that give every partition about the same weight; a key that outweighs a partition has one to itself."""
+    import pyarrow.compute as pc
+
     order = pc.sort_indices(samples["key"])
     keys = samples["key"].take(order).combine_chunks()
     if isinstance(keys, pa.ChunkedArray):

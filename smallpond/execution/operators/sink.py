@@ -107,6 +107,7 @@ def _flat(source: DataSet) -> list[DataSet]:
 
 
 def _take_file(node: DataSinkNode, path: str, target: str) -> str:
+    filesystem.remove_path(target)  # of an attempt that failed half-way
     if node.type == "copy":
         filesystem.copy_file(path, target)
     else:

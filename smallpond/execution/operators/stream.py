@@ -16,13 +16,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from threefs.smallpond.execution.operators.compute import as_table, user_code
+from threefs.smallpond.execution.operators.compute import as_table, frames_of, user_code
 from threefs.smallpond.execution.operators.output import Result
 from threefs.smallpond.execution.runtime_ctx import TaskContext
 from threefs.smallpond.io import filesystem
 from threefs.smallpond.io.arrow import RowRange, rebatch, write_parquet
 from threefs.smallpond.logical.dataset import ArrowTableDataSet, DataSet, ParquetDataSet
-from threefs.smallpond.logical.node import ArrowBatchNode, ArrowStreamNode, PandasBatchNode, StreamOutput
+from threefs.smallpond.logical.node import (
+    ArrowBatchNode,
+    ArrowStreamNode,
+    PandasBatchNode,
+    PolarsBatchNode,
+    StreamOutput,
+)
 from threefs.smallpond.utility import ConcurrentIter
 
 
@@ -134,13 +140,13 @@ def run(node: ArrowStreamNode, role: str, context: TaskContext, inputs: Sequence
 
 
 def _process(node: ArrowStreamNode, context: TaskContext, readers: list[CountedReader]) -> Iterable[Any]:
-    if isinstance(node, (ArrowBatchNode, PandasBatchNode)):
+    if isinstance(node, (ArrowBatchNode, PandasBatchNode, PolarsBatchNode)):
         return _by_batch(node, context, readers)
     return node.process(context, readers)
 
 
 def _by_batch(
-    node: ArrowBatchNode | PandasBatchNode, context: TaskContext, readers: list[CountedReader]
+    node: ArrowBatchNode | PandasBatchNode | PolarsBatchNode, context: TaskContext, readers: list[CountedReader]
 ) -> Iterator[StreamOutput]:
     start = readers[0].index if readers else 0
     sources: list[Any] = [ConcurrentIter(reader) if node.background_io_thread else reader for reader in readers]
@@ -148,7 +154,7 @@ def _by_batch(
         for number, batches in enumerate(itertools.zip_longest(*sources), start):
             pairs = zip(batches, readers, strict=True)
             tables = [pa.Table.from_batches([] if b is None else [b], reader.schema) for b, reader in pairs]
-            given: Any = [table.to_pandas() for table in tables] if isinstance(node, PandasBatchNode) else tables
+            given = frames_of(tables, node.batch_format)
             yield StreamOutput(as_table(node.process(context, given), node), [number] * len(readers))
     finally:
         for source in sources:

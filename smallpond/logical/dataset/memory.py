@@ -104,6 +104,17 @@ def table_from_pandas(df: Any) -> pa.Table:
     return pa.Table.from_pandas(df, preserve_index=False).replace_schema_metadata(None)
 
 
+def table_from_polars(df: Any) -> pa.Table:
+    """Strings as `string`, not as the views that Polars keeps: what every reader of the files understands."""
+    import polars
+
+    frame = df.collect() if isinstance(df, polars.LazyFrame) else df
+    table = frame.to_arrow(compat_level=polars.CompatLevel.oldest())
+    small = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
+    fields = [field.with_type(small.get(field.type, field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields))
+
+
 def table_from_items(items: Sequence[Any]) -> pa.Table:
     """Dictionaries become columns (a key missing in one is null); anything else one column `item`."""
     if items and all(isinstance(item, dict) for item in items):

@@ -3,7 +3,9 @@
 from threefs.smallpond.logical.node.base import Context, Node, NodeId
 from threefs.smallpond.logical.node.compute import (
     ArrowComputeNode,
+    BatchFormat,
     PandasComputeNode,
+    PolarsComputeNode,
     PythonScriptNode,
 )
 from threefs.smallpond.logical.node.partition import (
@@ -22,13 +24,20 @@ from threefs.smallpond.logical.node.plan import LogicalPlan, LogicalPlanVisitor
 from threefs.smallpond.logical.node.sink import DataSinkNode
 from threefs.smallpond.logical.node.source import DataSourceNode
 from threefs.smallpond.logical.node.sql import LimitNode, SqlEngineNode
-from threefs.smallpond.logical.node.stream import ArrowBatchNode, ArrowStreamNode, PandasBatchNode, StreamOutput
+from threefs.smallpond.logical.node.stream import (
+    ArrowBatchNode,
+    ArrowStreamNode,
+    PandasBatchNode,
+    PolarsBatchNode,
+    StreamOutput,
+)
 from threefs.smallpond.logical.node.structure import ConsolidateNode, ProjectionNode, RootNode, UnionNode
 
 __all__ = [
     "ArrowBatchNode",
     "ArrowComputeNode",
     "ArrowStreamNode",
+    "BatchFormat",
     "ConsolidateNode",
     "Context",
     "DataSetPartitionNode",
@@ -45,6 +54,8 @@ __all__ = [
     "PandasBatchNode",
     "PandasComputeNode",
     "PartitionNode",
+    "PolarsBatchNode",
+    "PolarsComputeNode",
     "ProjectionNode",
     "PythonScriptNode",
     "RangePartitionNode",

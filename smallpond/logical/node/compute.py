@@ -1,9 +1,9 @@
-"""Nodes that run the user's Python on whole partitions: Arrow tables, pandas frames, or just files."""
+"""Nodes that run the user's Python on whole partitions: Arrow tables, pandas or Polars frames, or just files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pyarrow as pa
 
@@ -15,6 +15,9 @@ from threefs.smallpond.logical.node.base import Context, Node
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
+
+BatchFormat = Literal["arrow", "pandas", "polars"]  # what a function is given; it may return any of them
 
 
 class PythonScriptNode(Node):
@@ -66,6 +69,7 @@ class ArrowComputeNode(ParquetOutputNode):
     """`process(runtime_ctx, input_tables) -> table`, once a partition."""
 
     runs_user_code = True
+    batch_format: ClassVar[BatchFormat] = "arrow"
 
     def __init__(
         self,
@@ -102,8 +106,20 @@ class ArrowComputeNode(ParquetOutputNode):
 class PandasComputeNode(ArrowComputeNode):
     """`process(runtime_ctx, input_dfs) -> frame`, once a partition."""
 
+    batch_format = "pandas"
+
     def process(self, runtime_ctx: Any, input_dfs: list[pd.DataFrame]) -> pd.DataFrame:
         frame: pd.DataFrame = _given(self)(runtime_ctx, input_dfs)
+        return frame
+
+
+class PolarsComputeNode(ArrowComputeNode):
+    """`process(runtime_ctx, input_dfs) -> frame`, once a partition; columns are shared with Arrow, not copied."""
+
+    batch_format = "polars"
+
+    def process(self, runtime_ctx: Any, input_dfs: list[pl.DataFrame]) -> pl.DataFrame:
+        frame: pl.DataFrame = _given(self)(runtime_ctx, input_dfs)
         return frame
 
 

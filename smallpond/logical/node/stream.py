@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from threefs.smallpond.common import DEFAULT_BATCH_SIZE
 from threefs.smallpond.logical.node.base import Context, Node
-from threefs.smallpond.logical.node.compute import ParquetOutputNode, _given, function_name
+from threefs.smallpond.logical.node.compute import BatchFormat, ParquetOutputNode, _given, function_name
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
 
 
 class StreamOutput:
@@ -82,6 +83,8 @@ class ArrowStreamNode(ParquetOutputNode):
 class ArrowBatchNode(ArrowStreamNode):
     """`process(runtime_ctx, [batch of each input]) -> table`, batch by batch."""
 
+    batch_format: ClassVar[BatchFormat] = "arrow"
+
     def process(self, runtime_ctx: Any, input_tables: list[pa.Table]) -> pa.Table:
         return _given(self)(runtime_ctx, input_tables)
 
@@ -89,6 +92,18 @@ class ArrowBatchNode(ArrowStreamNode):
 class PandasBatchNode(ArrowStreamNode):
     """`process(runtime_ctx, [frame of each input]) -> frame`, batch by batch."""
 
+    batch_format: ClassVar[BatchFormat] = "pandas"
+
     def process(self, runtime_ctx: Any, input_dfs: list[pd.DataFrame]) -> pd.DataFrame:
         frame: pd.DataFrame = _given(self)(runtime_ctx, input_dfs)
+        return frame
+
+
+class PolarsBatchNode(ArrowStreamNode):
+    """`process(runtime_ctx, [frame of each input]) -> frame`, batch by batch."""
+
+    batch_format: ClassVar[BatchFormat] = "polars"
+
+    def process(self, runtime_ctx: Any, input_dfs: list[pl.DataFrame]) -> pl.DataFrame:
+        frame: pl.DataFrame = _given(self)(runtime_ctx, input_dfs)
         return frame

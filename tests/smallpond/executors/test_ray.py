@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.smallpond.executors.ray_nodes import two_nodes
 
 import threefs.smallpond as smallpond
 from threefs.smallpond.errors import SMALLPOND_ERRORS, InfeasibleTask
@@ -26,17 +27,10 @@ pytest.importorskip("ray", reason="needs the extra ray")
 
 @pytest.fixture(scope="module")
 def sp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(**{name: value for name, value in node.items() if name != "include_dashboard"})
-    session = smallpond.init(
-        data_root=str(tmp_path_factory.mktemp("data")), ray_address=cluster.address, progress=False
-    )
-    yield session
-    session.shutdown()
-    cluster.shutdown()
+    with two_nodes() as address:
+        session = smallpond.init(data_root=str(tmp_path_factory.mktemp("data")), ray_address=address, progress=False)
+        yield session
+        session.shutdown()
 
 
 def frame(sp: Session, rows: int, parts: int) -> Any:
