@@ -20,7 +20,7 @@ from tests.cluster.smallpond_jobs import GATED
 
 from threefs.cli.dev.bootstrap import all_serving
 from threefs.cli.dev.cluster import DevCluster
-from threefs.cli.output import run_async
+from threefs.cli.entry import run_async
 from threefs.cli.status import fetch_routing
 from threefs.workloads.graysort import records
 

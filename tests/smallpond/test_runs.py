@@ -68,6 +68,7 @@ sp.shutdown()
 """
 
 
+@pytest.mark.proof  # its processes take seconds; test_an_interrupted_job_… reuses across the sessions of one
 def test_other_sessions_and_edited_scripts_read_them_too(tmp_path: Path) -> None:
     edits = (("", 1), ("# an edit that changes no step", 1), ("", 2))
     scripts = [tmp_path / f"script{number}.py" for number in range(len(edits))]
