@@ -34,10 +34,12 @@ constexpr bool kLimits = CAUSAL;  // rows of a gathered tile differ in what they
 #else
 constexpr bool kLimits = true;
 #endif
+constexpr bool kFp8 = GATHER && !WHOLE;      // FP8 rows: multiplied as fp16, rotary columns come with the right half
+static_assert(!kFp8 || HALF, "one instruction makes two fp16 of two e4m3; two bf16 take seven");
 constexpr u32 kFulls = GATHER ? 2 : kTiles;  // gathered tiles arrive by halves, others one by one
 static_assert(QK_TILES == kTiles || QK_TILES == kValueTiles, "with or without rotary columns");
 
-enum Barrier : u32 { kGroup0 = 1, kGroup1 = 2, kP0 = 3, kP1 = 4, kSums = 5 };
+enum Barrier : u32 { kGroup0 = 1, kGroup1 = 2, kP0 = 3, kP1 = 4, kSums = 5, kQuery = 6 };
 
 struct alignas(1024) Shared {
   u8 sQ[kTiles][kTileBytes];
@@ -131,6 +133,12 @@ struct Walk {
 #define PACK pack_bf16
 #endif
 
+#if HALF && !GATHER
+#define PACK_OUT pack_fp16
+#else
+#define PACK_OUT pack_bf16  // queries and outputs of gathered keys are bf16
+#endif
+
 using Scores = float[32];
 using Output = float[128];
 using Weights = u32[4][4];  // the A operand of four k steps
@@ -141,10 +149,10 @@ DEVICE void multiply_scores(Shared& s, Scores& rS, u32 buffer, u32 parity) {
   wgmma_fence();
 #pragma unroll
   for (u32 i = 0; i < QK_TILES; ++i) {
-    const u32 tile = QK_TILES == kValueTiles || i < 4 ? i : i == 4 ? kValueTiles : i - 1;
+    const u32 tile = QK_TILES == kValueTiles || kFp8 || i < 4 ? i : i == 4 ? kValueTiles : i - 1;
     if (!GATHER || i == 0 || tile == 4) {
       barrier_wait(&s.full[buffer][GATHER ? tile / 4 : tile], parity);
-      if constexpr (GATHER) fence_proxy_async();  // some rows come by cp.async, whose writers cannot fence
+      if constexpr (GATHER && !kFp8) fence_proxy_async();  // the rows come by cp.async, whose writers cannot fence
     }
     const u64 q = k_major_descriptor(smem_address(s.sQ[tile])), k = k_major_descriptor(smem_address(s.sK[buffer][tile]));
 #pragma unroll
@@ -298,7 +306,7 @@ DEVICE void clear_tail(Shared& s, u32 buffer, u32 half, u32 keys) {
 DEVICE void await_values(Shared& s, u32 buffer, u32 half, u32 parity, u32 keys) {
   if constexpr (GATHER) {
     barrier_wait(&s.full[buffer][half], parity);
-    fence_proxy_async();
+    if constexpr (!kFp8) fence_proxy_async();
   } else {
 #pragma unroll
     for (u32 t = 0; t < 4; ++t) barrier_wait(&s.full[buffer][half * 4 + t], parity);
@@ -346,7 +354,7 @@ DEVICE void store_final(const Arguments& p, const Output& rO, const Rows& rows, 
     for (u32 g = 0; g < 8; ++g) {
       u32 packed[4];
 #pragma unroll
-      for (u32 i = 0; i < 4; ++i) packed[i] = PACK(rO[16 * g + 4 * i + 2 * r] * inverse, rO[16 * g + 4 * i + 2 * r + 1] * inverse);
+      for (u32 i = 0; i < 4; ++i) packed[i] = PACK_OUT(rO[16 * g + 4 * i + 2 * r] * inverse, rO[16 * g + 4 * i + 2 * r + 1] * inverse);
       const uint4 eight = transpose_quad(packed[0], packed[1], packed[2], packed[3]);
       if (row < p.rows) *reinterpret_cast<uint4*>(gRow + g * 32 + lane % 4 * 8) = eight;
     }
@@ -497,6 +505,15 @@ DEVICE void right_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, co
   release(&s.empty[1][1]);
 }
 
+// Both warpgroups turn the query from bf16 to fp16, in place.
+DEVICE void convert_query(Shared& s) {
+  uint4* sQ = reinterpret_cast<uint4*>(s.sQ[0]);
+#pragma unroll 2
+  for (u32 i = threadIdx.x; i < QK_TILES * kTileBytes / 16; i += kMathThreads) sQ[i] = fp16_of_bf16(sQ[i]);
+  fence_proxy_async();
+  named_barrier_sync(kQuery, kMathThreads);
+}
+
 template <u32 kHalf>
 DEVICE void attend(const Arguments& p, Shared& s) {
   Walk walk(p);
@@ -518,6 +535,7 @@ DEVICE void attend(const Arguments& p, Shared& s) {
     if (segment.begin < segment.end) {
       barrier_wait(&s.fullQ, parity.q);
       parity.q ^= 1;
+      if constexpr (kFp8) convert_query(s);
     }
     for (u32 block = segment.begin; block < segment.end; block += 2) {
       if constexpr (kHalf == 0) left_pair(p, s, rO, rows, segment, block, parity);
@@ -527,11 +545,11 @@ DEVICE void attend(const Arguments& p, Shared& s) {
   }
 }
 
-// One thread calls it, before anything waits on a barrier. `writers`: threads that write a gathered half.
-DEVICE void init_barriers(Shared& s, u32 writers) {
+// One thread calls it, before anything waits on a barrier. `writers`: threads, or copies, that fill what one arrival is for.
+DEVICE void init_barriers(Shared& s, u32 writers = 1) {
   barrier_init(&s.fullQ, 1);
   barrier_init(&s.emptyQ, 8);
-  for (u32 i = 0; i < 2 * kFulls; ++i) barrier_init(&s.full[0][0] + i, GATHER ? writers : 1);
+  for (u32 i = 0; i < 2 * kFulls; ++i) barrier_init(&s.full[0][0] + i, writers);
   for (u32 i = 0; i < 4; ++i) barrier_init(&s.empty[0][0] + i, 4 * CLUSTER);
   barrier_init_fence();
 }

@@ -59,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   if (warp == 0 && elect_one()) {
     prefetch_tensor_map(&map_q);
     prefetch_tensor_map(&map_k);
-    init_barriers(s, 0);
+    init_barriers(s);
   }
   wait_for_previous_kernel();
   let_next_kernel_start();

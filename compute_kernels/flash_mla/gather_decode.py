@@ -4,11 +4,13 @@ Formula as in `dense_decode`: O = softmax(scale * q . K^T) . V with V = K[:, :51
 those that a list of indices names for each query position. A sink is one more logit: it takes weight and gives nothing.
 
 An FP8 row is 656 bytes: 512 e4m3 values, four float32 scales (one for each 128 values), 64 bf16 rotary values. So 656
-bytes a key instead of 1,152; 2 h (576 + 512) operations a key and query. Load warps turn the values into bf16, which
-bounds the kernel: 110 cycles a key were measured, where products of 64 heads take 34. A query position of a sparse call
-is a request of its own: its keys are its list. Prefill needs no plan: there are more positions than multiprocessors.
+bytes a key instead of 1,152; 2 h (576 + 512) operations a key and query. Load warps widen the values to fp16, to which
+the query and the rotary values are turned too: 85 cycles a key were measured, where products of 64 heads take 34. A
+query position of a sparse call is a request of its own: its keys are its list. Prefill needs no plan: there are more
+positions than multiprocessors.
 
-Limits: head size 576 (prefill also 512); a cache of 2^31 rows, which lie without gaps.
+Limits: head size 576 (prefill also 512); a cache of 2^31 rows, which lie without gaps. With an FP8 cache, keys and
+queries must be within fp16's range (65,504), and scales under 6e-5 lose precision.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ _ROTARY, _GROUP, _E4M3_MAX = 64, 128, 448.0
 @lru_cache(maxsize=16)
 def gather_source(kind: int, qk_tiles: int = 9, causal: bool = False) -> KernelSource:
     """`kind`: 0 an FP8 cache in order, 1 by indices, 2 bf16 rows by indices (prefill)."""
-    constants, shapes = attention_constants(torch.bfloat16, gather=1, qk_tiles=qk_tiles, whole=int(kind == _PREFILL))
+    operands = torch.bfloat16 if kind == _PREFILL else torch.float16
+    constants, shapes = attention_constants(operands, gather=1, qk_tiles=qk_tiles, whole=int(kind == _PREFILL))
     return KernelSource(_FILE, "mla_gather", (*constants, ("SOURCE", kind), ("CAUSAL", int(causal))), shapes)
 
 
@@ -66,12 +69,12 @@ def quantise_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 def dequantise_rows(rows: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """uint8 [..., 656] to [..., 576]; the values as bf16 has them, which is what the tensor cores multiply."""
-    values = rows[..., :VALUES].contiguous().view(torch.float8_e4m3fn).float()
+    """uint8 [..., 656] to [..., 576] as the kernel multiplies them: in fp16, so scale and product are rounded to it."""
+    values = rows[..., :VALUES].contiguous().view(torch.float8_e4m3fn).half()
     values = values.reshape(*rows.shape[:-1], -1, _GROUP)
-    scales = rows[..., VALUES : VALUES + 16].contiguous().view(torch.float32)
-    wide = (values * scales[..., None]).flatten(-2).to(torch.bfloat16)
-    return torch.cat([wide, rows[..., VALUES + 16 :].contiguous().view(torch.bfloat16)], -1).to(dtype)
+    scales = rows[..., VALUES : VALUES + 16].contiguous().view(torch.float32).half()
+    rotary = rows[..., VALUES + 16 :].contiguous().view(torch.bfloat16).half()
+    return torch.cat([(values * scales[..., None]).flatten(-2), rotary], -1).to(dtype)
 
 
 def decode_fp8(

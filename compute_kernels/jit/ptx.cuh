@@ -182,12 +182,16 @@ DEVICE void prefetch_l2(const void* source, u32 bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(source), "r"(bytes) : "memory");
 }
 
-// Read once: leaves no line in the L1.
-DEVICE uint4 load_streaming(const void* source) {
+// Brings the line of 128 bytes that holds `source` into the L2.
+DEVICE void prefetch_line_l2(const void* source) { asm volatile("prefetch.global.L2 [%0];" ::"l"(source) : "memory"); }
+
+// Volatile to the assembler too: else it moves loads that are issued early down to their use, behind other volatile work.
+DEVICE uint4 load_early(const void* source) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(source));
+               : "l"(source)
+               : "memory");
   return v;
 }
 
@@ -230,6 +234,11 @@ DEVICE float4 load_shared_float4(u32 address) {
                : "r"(address)
                : "memory");
   return v;
+}
+
+// Keeps its place among other volatile accesses.
+DEVICE void store_in_order(u32 address, uint4 v) {
+  asm volatile("st.volatile.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 
 // Adds to two neighbouring floats in global memory, 8-byte aligned.
@@ -289,6 +298,17 @@ DEVICE void pin_registers(float (&r)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(r[i])::"memory");
 }
 
+// The compiler forgets what it knows of x: what is computed from it is computed here, not kept from before a loop.
+DEVICE void forget(u32& x) { asm volatile("" : "+r"(x)); }
+
+// base + index * kBytes in one instruction.
+template <u32 kBytes>
+DEVICE const u8* row_address(const u8* base, u32 index) {
+  u64 address;
+  asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(address) : "r"(index), "n"(kBytes), "l"(base));
+  return reinterpret_cast<const u8*>(address);
+}
+
 template <u32 kRegisters>
 DEVICE void registers_grow() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
@@ -314,6 +334,14 @@ DEVICE u32 pack_fp16(float low, float high) {
   u32 packed;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
+}
+
+// Eight bf16 as eight fp16.
+DEVICE uint4 fp16_of_bf16(uint4 v) {
+  u32 x[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (u32 i = 0; i < 4; ++i) x[i] = pack_fp16(__uint_as_float(x[i] << 16), __uint_as_float(x[i] & 0xffff0000u));
+  return make_uint4(x[0], x[1], x[2], x[3]);
 }
 
 DEVICE float infinity() { return __int_as_float(0x7f800000); }

@@ -24,10 +24,11 @@ def test_rows_keep_values_within_e4m3s_precision() -> None:
     packed = flash_mla.quantise_rows(rows)
     assert packed.shape == (5, 656)
     back = flash_mla.dequantise_rows(packed)
-    assert torch.equal(back[:, 512:], rows[:, 512:].to(torch.bfloat16).double())
+    assert torch.equal(back[:, 512:], rows[:, 512:].to(torch.bfloat16).half().double())
     groups = rows[:, :512].double().reshape(5, 4, 128)
     error = (back[:, :512].reshape(5, 4, 128) - groups).abs()
-    assert bool((error <= groups.abs() / 15 + groups.abs().amax(-1, keepdim=True) * 2**-17 + 1e-9).all())
+    step = 2.0**-25  # half of fp16's smallest step: what a small scale may be off, times values of at most 448
+    assert bool((error <= groups.abs() / 15 + groups.abs().amax(-1, keepdim=True) * 2**-17 + 449 * step).all())
 
 
 def test_sparse_over_all_keys_is_dense() -> None:
@@ -113,18 +114,17 @@ def test_without_a_gpu_correct_calls_say_what_is_missing() -> None:
             call()
 
 
-@pytest.mark.parametrize(("kind", "spilled_max"), [(1, 64), (2, 0)], ids=["sparse decode", "prefill"])
-def test_gathering_kernels_compile(kind: int, spilled_max: int) -> None:
+@pytest.mark.parametrize("kind", [1, 2], ids=["sparse decode", "prefill"])
+def test_gathering_kernels_compile(kind: int) -> None:
     compiled = jit.build(gather_source(kind))
-    # The FP8 form keeps a few loop-external registers in local memory: a block's registers are all in use.
-    assert compiled.spill_bytes <= spilled_max
+    assert compiled.spill_bytes == compiled.stack_bytes == 0
     assert "warning" not in compiled.log.lower()
     found = sass.opcodes(sass.disassemble(compiled.cubin))
     assert found["HGMMA.64x64x16"] == 2 * 36
     assert found["HGMMA.64x256x16"] == 2 * 2 * 4
     assert found["USETMAXREG"] == 2
     assert found["HMMA"] == 0
-    assert found["LDGSTS" if kind == 2 else "HFMA2"] > 0
+    assert found["LDGSTS" if kind == 2 else "F2FP"] > 0
 
 
 def test_the_fixed_plan_compiles_without_spills() -> None:
