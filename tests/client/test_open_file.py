@@ -40,7 +40,7 @@ def run(body: Callable[[World], Awaitable[None]]) -> None:
         storage = MemoryStorage()
         meta, _ = await start_meta(runtime, storage, chunk_bytes=CHUNK)
         options = FileOptions(length_s_max=0.0)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             await body(
                 World(
                     meta,
