@@ -19,6 +19,7 @@ from threefs.cli.dev.processes import Process, daemon_command, require_alive
 from threefs.cli.entry import run_async
 from threefs.common.errors import UserError
 from threefs.common.kv.etcd_local import EtcdLocal
+from threefs.common.net.ports import free_ports
 from threefs.fuse import mountpoint
 
 _START_ORDER = ("etcd", "mgmtd", "storage", "meta", "mount")
@@ -174,5 +175,5 @@ def _with_mount(cluster: DevCluster, mount: str) -> ClusterSpec:
         )
     daemons = cluster.spec.daemons
     if not cluster.spec.of_role("mount"):
-        daemons = (*daemons, DaemonSpec("mount-1", "mount", 20001, *layout.free_ports(3)))
+        daemons = (*daemons, DaemonSpec("mount-1", "mount", 20001, *free_ports(3)))
     return replace(cluster.spec, mount=mount, daemons=daemons)

@@ -14,13 +14,13 @@ from urllib.request import urlopen
 import pytest
 from tests.cluster.load import wait_until
 
-from threefs.cli.dev import layout
 from threefs.cli.dev.cluster import DevCluster
 from threefs.cli.dev.configs import write_config
 from threefs.cli.dev.processes import daemon_command
 from threefs.client.connect import connect
 from threefs.common.errors import NoSpace, ThreefsError
 from threefs.common.net.frame import Kind, pack
+from threefs.common.net.ports import free_ports
 from threefs.proto import data_plane
 
 pytestmark = pytest.mark.cluster
@@ -87,7 +87,7 @@ def _config(cluster: DevCluster, name: str, place: Path, *changes: tuple[str, st
     text = (cluster.folder / name / "config.toml").read_text()
     port = cluster.spec.daemon(name).port
     kept = [line for line in text.splitlines() if not line.startswith(("metrics_listen", "grpc_listen"))]
-    text = "\n".join(kept).replace(f'listen = "127.0.0.1:{port}"', f'listen = "127.0.0.1:{layout.free_ports(1)[0]}"')
+    text = "\n".join(kept).replace(f'listen = "127.0.0.1:{port}"', f'listen = "127.0.0.1:{free_ports(1)[0]}"')
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
