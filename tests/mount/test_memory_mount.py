@@ -275,11 +275,23 @@ def test_a_program_that_waits_for_storage_can_be_killed(mounted: MemoryMount) ->
         program = subprocess.Popen(["truncate", "-s", "100", path])
         wait_until(lambda program=program: "request_wait" in sleeps_in(program), "truncating")
         program.send_signal(number)
-        assert program.wait(20) == -number
+        assert program.wait(60) == -number
     assert mounted.toggle_storage() == "answers"
     subprocess.run(["truncate", "-s", "100", path], check=True)
     drop_pages(path)
     assert path.read_bytes() == b"x" * 100
+
+
+def test_a_signal_that_comes_together_with_its_request(mounted: MemoryMount) -> None:
+    path = mounted.path / "file"
+    path.touch()
+    for _ in range(2):
+        assert mounted.nap() == "naps"
+        program = subprocess.Popen(["truncate", "-s", "100", path])
+        wait_until(lambda program=program: "request_wait" in sleeps_in(program), "truncating")
+        program.send_signal(signal.SIGINT)
+        assert program.wait(60) == -signal.SIGINT
+    path.write_bytes(b"the mount lives on")
 
 
 def test_a_signal_that_is_handled_ends_no_sync(mounted: MemoryMount) -> None:
