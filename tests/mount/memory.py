@@ -18,11 +18,11 @@ from threefs.fuse.mountpoint import mounted_at
 DEADLINE_S = 100.0  # only a hang reaches it: a busy machine takes seconds to start a mount
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, deadline_s: float = DEADLINE_S) -> None:
+def wait_until(condition: Callable[[], object], what: str) -> None:
     """Polls a callable until it is true; fails the test after the deadline."""
-    limit = time.monotonic() + deadline_s
+    limit = time.monotonic() + DEADLINE_S
     while not condition():
-        assert time.monotonic() < limit, f"{what} did not happen within {deadline_s:g} s"
+        assert time.monotonic() < limit, f"{what} did not happen within {DEADLINE_S:g} s"
         time.sleep(0.01)
 
 
