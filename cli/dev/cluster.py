@@ -22,6 +22,7 @@ from threefs.common.kv.etcd_local import EtcdLocal
 from threefs.common.net.ports import free_ports
 from threefs.fuse import mountpoint
 
+START_S = 180.0  # all daemons, on as few cores as there are; one that ends at its start is told of at once
 _START_ORDER = ("etcd", "mgmtd", "storage", "meta", "mount")
 
 
@@ -60,7 +61,7 @@ class DevCluster:
 
     # --- starting -----------------------------------------------------------------------------------------------
 
-    def up(self, *, timeout_s: float = 60.0) -> None:
+    def up(self, *, timeout_s: float = START_S) -> None:
         """Starts what does not run and waits until everything serves. On failure nothing new is left running."""
         started: list[DaemonSpec] = []
         with self._locked():
@@ -85,7 +86,7 @@ class DevCluster:
             self.process(daemon).stop()
             self._start(daemon)
             if daemon.role == "mount":
-                self._wait_mounted(daemon, 30.0)
+                self._wait_mounted(daemon, START_S)
             pid = self.process(daemon).pid()
             require_alive(self.process(daemon), name)
             assert pid is not None
