@@ -187,7 +187,7 @@ class Mount:
         requests, loop = self._bridge.take(), asyncio.get_running_loop()
         for request in requests:
             if request.operation == INTERRUPT:
-                self._interrupt(request.id)
+                loop.call_soon(self._interrupt, request.id)  # a task that is ended before it began answers nothing
                 self._bridge.free_notice(request)
             else:
                 task = loop.create_task(self._serve(request))

@@ -2,7 +2,7 @@
 
 from threefs.native.builder import module
 
-PARTS = ["buffers", "crc32c", "kv_store", "gensort", "record_sort", "shuffle", "engine"]
+PARTS = ["buffers", "crc32c", "kv_store", "gensort", "record_sort", "shuffle", "engine", "read_reply"]
 INNER = [
     "io_table",
     "uring",

@@ -27,18 +27,43 @@ static void signal_python(struct bridge *bridge)
 		;
 }
 
-void bridge_enqueue(struct bridge *bridge, struct bridge_request *request)
+/* Under the lock. */
+static void append(struct bridge *bridge, struct bridge_request *request)
 {
-	pthread_mutex_lock(&bridge->lock);
 	int was_empty = !bridge->first;
 	if (was_empty)
 		bridge->first = request;
 	else
 		bridge->last->next = request;
 	bridge->last = request;
+	request->queued = 1;
 	if (was_empty)
 		signal_python(bridge);
+}
+
+void bridge_enqueue(struct bridge *bridge, struct bridge_request *request)
+{
+	pthread_mutex_lock(&bridge->lock);
+	append(bridge, request);
+	if (request->early)
+		append(bridge, request->early);
+	request->early = NULL;
 	pthread_mutex_unlock(&bridge->lock);
+}
+
+void bridge_enqueue_notice(struct bridge *bridge, struct bridge_request *notice, struct bridge_request *target)
+{
+	struct bridge_request *known = NULL;
+	pthread_mutex_lock(&bridge->lock);
+	if (target->queued) {
+		append(bridge, notice);
+	} else {
+		known = target->early;
+		target->early = notice;
+	}
+	pthread_mutex_unlock(&bridge->lock);
+	if (known)
+		bridge_free_notice(known);
 }
 
 size_t bridge_take(struct bridge *bridge, struct bridge_request **out, size_t most)

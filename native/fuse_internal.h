@@ -43,6 +43,10 @@ extern _Thread_local void *bridge_receiving;
 /* Appends to the queue and wakes Python. */
 void bridge_enqueue(struct bridge *bridge, struct bridge_request *request);
 
+/* The same for the BRIDGE_INTERRUPT of `target`, which has not been answered: it goes behind its request, also if that
+ * is only about to be queued. */
+void bridge_enqueue_notice(struct bridge *bridge, struct bridge_request *notice, struct bridge_request *target);
+
 /* Files whose content was changed since they were last settled: until then closing them is Python's business, and
  * closing others, nearly all that are only created or read, is answered here. An inode has one slot of a table; a slot
  * that two inodes would need at a time says "changed" of every inode from then on. */

@@ -17,7 +17,7 @@ static void on_interrupt(fuse_req_t req, void *data)
 		return; /* the request simply is not interrupted */
 	notice->id = target->id;
 	notice->op = BRIDGE_INTERRUPT;
-	bridge_enqueue(bridge, notice);
+	bridge_enqueue_notice(bridge, notice, target);
 }
 
 /* A request with its header filled in; answers ENOMEM itself and returns NULL if there is no memory. */

@@ -57,6 +57,8 @@ struct bridge_request {
 	/* Private to the bridge from here on. */
 	void *handle;
 	struct bridge_request *next;
+	struct bridge_request *early; /* the BRIDGE_INTERRUPT for it, if the signal came before it was queued */
+	int queued;
 };
 
 /* Frees a payload that was taken over: the request's `data` and `receive_buffer`, whose fields the taker has set to

@@ -113,6 +113,9 @@ class UpdateReply(NamedTuple):
 
 
 _READ_REQUEST = struct.Struct("<QIIQ16sII")
+_READ_HEAD = struct.Struct("<QIIQ")
+_READ_CHUNK = struct.Struct(">Q4xI")  # as `ChunkId.pack` has it
+_READ_RANGE = struct.Struct("<II")
 _READ_KEY = struct.Struct("<QI4xQ24x")  # parts of _READ_REQUEST
 _READ_BYTES = struct.Struct("<44xI")
 _READ_REPLY = struct.Struct("<HHIIIQ")
@@ -165,6 +168,16 @@ def _count(layout: struct.Struct, body: bytes, what: str) -> int:
 def pack_reads(items: Iterable[tuple[object, ...]]) -> bytes:
     """Items are `ReadRequest`s, or plain tuples of the same fields."""
     return _pack(_READ_REQUEST, items)
+
+
+def pack_read_head(target: int, chain: int, flags: int, chain_version: int) -> bytes:
+    """What all reads of one call from one target have in common, to be followed by `pack_read_range`."""
+    return _READ_HEAD.pack(target, chain, flags, chain_version)
+
+
+def pack_read_range(inode: int, number: int, offset: int, size: int) -> bytes:
+    """The rest of one read request."""
+    return _READ_CHUNK.pack(inode, number) + _READ_RANGE.pack(offset, size)
 
 
 def unpack_reads(body: bytes) -> Array:

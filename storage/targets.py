@@ -54,6 +54,7 @@ class LocalTarget:
     life: Life = field(default_factory=Life)
     episode: int = 0  # grows when what it has may have fallen behind the chain; an update of an older one ends
     channels: Channels = field(default_factory=Channels)
+    place: Place | None = None  # of the chain that was asked for last
 
     @property
     def engine(self) -> ChunkEngine:
@@ -125,7 +126,10 @@ class TargetSet:
         known = self._routing.routing.chains.get(ChainId(chain))
         if known is not None and known.version != target.life.chain_version:
             self.follow()
-        return place_of(self._routing.routing, ChainId(chain), target.id)
+        place = target.place
+        if place is None or place.chain is not self._routing.routing.chains.get(ChainId(chain)):
+            place = target.place = place_of(self._routing.routing, ChainId(chain), target.id)
+        return place
 
     def places(self) -> Iterator[tuple[LocalTarget, Place]]:
         """Targets that take writes now, with their places."""

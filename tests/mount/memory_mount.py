@@ -3,7 +3,8 @@
 Its own process, because a program that faults on a mapped file while it holds the interpreter's lock would wait for
 itself. Prints "ready" once mounted, ends on SIGTERM. Lookups go over TCP to the metadata service in the same process,
 as with daemons; `--lookups=HOST:PORT` sends them elsewhere. `--full`: storage refuses every write with NoSpace.
-SIGUSR1: storage stops answering, and answers again with the next; each says so on stdout.
+SIGUSR1: storage stops answering, and answers again with the next; each says so on stdout. SIGUSR2: Python, not the
+threads that receive requests, sleeps while there is a file `asleep` beside MOUNTPOINT, and says so on stdout.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 from pathlib import Path
 
 import uvloop
@@ -36,7 +38,8 @@ async def serve(path: str, *options: str) -> None:
     await meta.setattr(ROOT_INODE, mode=0o1777)
     files = FileTable(runtime, meta, storage)
     files.start()
-    config = MountConfig(mountpoint=Path(path), mgmtd=["none:0"], interrupt_after_s=0.1)
+    mountpoint = Path(path)
+    config = MountConfig(mountpoint=mountpoint, mgmtd=["none:0"], interrupt_after_s=0.1)
     mount = Mount(config, runtime=runtime, meta=meta, files=files)
     mount.start("memory")
     lookups = FrameServer(runtime, "127.0.0.1:0", {lookup.METHOD: QuickLookup(environment)})
@@ -49,6 +52,12 @@ async def serve(path: str, *options: str) -> None:
         (storage.answers.clear if stops else storage.answers.set)()
         print("hangs" if stops else "answers", flush=True)
 
+    def nap() -> None:
+        print("naps", flush=True)
+        while (mountpoint.parent / "asleep").exists():
+            time.sleep(0.01)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, nap)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mount.ended.set)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, toggle)
     print("ready", flush=True)

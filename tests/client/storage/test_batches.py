@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from threefs.client.storage.batches import BATCH_BYTES, BATCH_ELEMENTS, Fetch, merge_writes, split
+from threefs.client.storage.batches import BATCH_BYTES, BATCH_ELEMENTS, merge_writes, split
 from threefs.client.storage.reception import Reception
 from threefs.client.storage.types import ReadIO, WriteIO
 from threefs.common.errors import ChecksumMismatch, Corrupt
 from threefs.common.ids import ChainId, ChunkId, InodeId
 from threefs.native.checksum import crc32c, crc32c_pieces
+from threefs.native.read_reply import is_plain
 from threefs.proto import data_plane
 from threefs.proto.data_plane import Malformed, ReadReply
 
@@ -48,6 +49,16 @@ def test_batches_stay_within_their_limits() -> None:
     assert split([], lambda size: size) == []
 
 
+def request(ios: list[ReadIO]) -> bytes:
+    head = data_plane.pack_read_head(1, CHAIN, 0, 1)
+    return b"".join([head + data_plane.pack_read_range(*io.chunk, io.offset, len(io.buffer)) for io in ios])
+
+
+def test_requests_are_packed_alike_in_parts_and_as_a_whole() -> None:
+    ios = [ReadIO(CHAIN, ChunkId(InodeId(2**63 + n), 2**32 - 1 - n), n, memoryview(bytearray(9))) for n in range(3)]
+    assert request(ios) == data_plane.pack_reads([(1, CHAIN, 0, 1, io.chunk.pack(), io.offset, 9) for io in ios])
+
+
 def reply(pieces: list[bytes], *, status: int = 0, wrong: int = -1) -> tuple[bytes, list[bytes]]:
     replies, messages = [], []
     for index, piece in enumerate(pieces):
@@ -61,33 +72,33 @@ def reply(pieces: list[bytes], *, status: int = 0, wrong: int = -1) -> tuple[byt
 @pytest.mark.parametrize("size", [100, 100_000])
 @pytest.mark.parametrize("short", [0, 7])
 def test_data_lands_in_the_callers_buffers(size: int, short: int) -> None:
-    batch = [Fetch(ReadIO(CHAIN, ChunkId(InodeId(1), n), 0, memoryview(bytearray(size)))) for n in range(3)]
+    batch = [ReadIO(CHAIN, ChunkId(InodeId(1), n), 0, memoryview(bytearray(size))) for n in range(3)]
     pieces = [bytes([n + 1]) * (size - short * n) for n in range(3)]
     for wrong, status in ((-1, 0), (1, 0), (-1, Corrupt.code)):
-        for fetch in batch:
-            fetch.done, fetch.io.error, fetch.io.length = False, None, 0
-        reception = Reception(batch)
+        for io in batch:
+            io.error, io.length = None, 0
+        reception = Reception(batch, request(batch), size * len(batch), "somewhere")
         body, data = reply(pieces, status=status, wrong=wrong)
         joined, start = b"".join(data), 0
         for view in reception.scatter(body, len(joined)):
             view[:] = joined[start : start + len(view)]
             start += len(view)
-        reception.finish()
-        for index, fetch in enumerate(batch):
+        reception.finish(body)
+        for index, io in enumerate(batch):
             if status and index == 0:
-                assert isinstance(fetch.io.error, Corrupt)
+                assert isinstance(io.error, Corrupt)
             elif index == wrong:
-                assert isinstance(fetch.io.error, ChecksumMismatch)
+                assert isinstance(io.error, ChecksumMismatch)
             else:
-                assert (fetch.io.error, fetch.io.length, fetch.done) == (None, len(pieces[index]), True)
-                assert bytes(fetch.io.buffer[: fetch.io.length]) == pieces[index]
+                assert (io.error, io.length) == (None, len(pieces[index]))
+                assert bytes(io.buffer[: io.length]) == pieces[index]
 
 
 def test_a_reply_that_is_longer_than_asked_for_is_refused() -> None:
-    batch = [Fetch(ReadIO(CHAIN, ChunkId(InodeId(1), 0), 0, memoryview(bytearray(10))))]
+    batch = [ReadIO(CHAIN, ChunkId(InodeId(1), 0), 0, memoryview(bytearray(10)))]
     body, data = reply([b"x" * 11])
     with pytest.raises(Malformed):
-        Reception(batch).scatter(body, len(data[0]))
+        Reception(batch, request(batch), 10, "somewhere").scatter(body, len(data[0]))
 
 
 @pytest.mark.parametrize("sizes", [[4096] * 8, [100, 0, 5000, 1], [], [0, 0], [7]])
@@ -96,3 +107,19 @@ def test_checksums_of_pieces(sizes: list[int]) -> None:
     starts = [sum(sizes[:index]) for index in range(len(sizes))]
     expected = [crc32c(data[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
     assert crc32c_pieces(data, sizes) == expected
+
+
+def test_a_reply_is_plain_only_if_nothing_in_it_is_different() -> None:
+    ios = [ReadIO(CHAIN, ChunkId(InodeId(1), n), 0, memoryview(bytearray(100 + n))) for n in range(3)]
+    pieces = [bytes([n + 1]) * (100 + n) for n in range(3)]
+    requests, (replies, _), data = request(ios), reply(pieces), bytearray(b"".join(pieces))
+    version = {index for start in (0, 24, 48) for index in range(start + 16, start + 24)}  # says nothing of the data
+    assert is_plain(requests, replies, 3, memoryview(data))
+    for index in range(len(replies)):
+        other = bytearray(replies)
+        other[index] ^= 0x80
+        assert is_plain(requests, bytes(other), 3, memoryview(data)) == (index in version), index
+    for size in (len(data) - 1, len(data) + 1, 0):
+        assert not is_plain(requests, replies, 3, memoryview(bytes(data[:size].ljust(size, b"\0"))))
+    data[150] ^= 1
+    assert not is_plain(requests, replies, 3, memoryview(data))
