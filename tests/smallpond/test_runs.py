@@ -18,6 +18,7 @@ import pytest
 import threefs.smallpond as smallpond
 from threefs.common.errors import Conflict, NotFound
 from threefs.smallpond.errors import InfeasibleTask, PlanError, QueryError, TaskFailed, UserCodeError
+from threefs.smallpond.execution.planner import PRODUCER_BYTES_MIN
 from threefs.smallpond.execution.policy import SpeculationPolicy
 from threefs.smallpond.executors.interface import Resources
 from threefs.smallpond.session import Session
@@ -270,13 +271,16 @@ def test_csv_json_and_folders_by_key(sp: Session, tmp_path: Path) -> None:
     assert again.group_by("k").agg(n="count(*)").sort("k").to_arrow()["n"].to_pylist() == [4, 4, 4]
 
 
-def test_output_on_another_file_system(sp: Session) -> None:
-    target = f"/dev/shm/smallpond-test-{os.getpid()}"
+def test_output_on_another_file_system(sp: Session, tmp_path: Path) -> None:
+    there = f"/dev/shm/smallpond-test-{os.getpid()}"
     try:
-        sp.from_items(list(range(5000))).map("item, repeat('x', 50) AS t").write_parquet(target)
-        assert sp.read_parquet(target).count() == 5000
+        sp.from_items(list(range(5000))).map("item, repeat('x', 50) AS t").write_parquet(f"{there}/out")
+        assert sp.read_parquet(f"{there}/out").count() == 5000
+        with smallpond.init(data_root=f"{there}/root", progress=False) as session:
+            session.read_parquet(f"{there}/out").map("item + 1 AS x").write_parquet(str(tmp_path / "out"))
+        assert sp.read_parquet(str(tmp_path / "out")).count() == 5000
     finally:
-        subprocess.run(["rm", "-rf", target], check=True)
+        subprocess.run(["rm", "-rf", there], check=True)
 
 
 FULL_DISK = """
@@ -322,11 +326,28 @@ def test_a_thousand_partitions_of_one_row(sp: Session) -> None:
     assert frame.map(lambda row: {"x": row["item"] + 1}).agg(s="sum(x)").take_all() == [{"s": 500500}]
 
 
-def test_importing_is_light() -> None:
-    code = (
-        "import sys, threefs.smallpond; print([m for m in ('duckdb', 'pyarrow', 'ray', 'pandas') if m in sys.modules])"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+LIGHT = """
+import sys, threefs.smallpond as smallpond
+loaded = lambda: [m for m in ("duckdb", "pyarrow", "ray", "polars", "pandas") if m in sys.modules]
+print(loaded())
+sp = smallpond.init(data_root=sys.argv[1], progress=False)
+print(loaded())
+rows = sp.from_items([{"a": 1, "b": "x"}, {"a": None, "b": "y"}]).map("a + 1 AS c, b").filter("c > 0").take_all()
+print(rows, loaded())
+"""
+
+
+def test_importing_is_light_and_a_first_query_wakes_only_what_it_needs(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[]", "['pyarrow']", "[{'c': 2, 'b': 'x'}] ['duckdb', 'pyarrow']"], done.stderr
+
+
+def test_a_local_shuffle_has_a_producer_for_every_core(sp: Session, tmp_path: Path) -> None:
+    path, cores = tmp_path / "rows.parquet", len(os.sched_getaffinity(0))
+    pq.write_table(pa.table({"k": range(2 * PRODUCER_BYTES_MIN // 8)}), path)
+    sp.read_parquet(str(path)).repartition(3, hash_by="k").compute()
+    (producers,) = (progress.stage for progress in sp.runs[-1].stages if progress.stage.kind == "exchange")
+    assert producers.size == min(2, cores)
 
 
 def test_explain_and_analyze(sp: Session, numbers: str) -> None:
