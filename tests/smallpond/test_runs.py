@@ -343,11 +343,13 @@ def test_importing_is_light_and_a_first_query_wakes_only_what_it_needs(tmp_path:
 
 
 def test_a_local_shuffle_has_a_producer_for_every_core(sp: Session, tmp_path: Path) -> None:
-    path, cores = tmp_path / "rows.parquet", len(os.sched_getaffinity(0))
-    pq.write_table(pa.table({"k": range(2 * PRODUCER_BYTES_MIN // 8)}), path)
-    sp.read_parquet(str(path)).repartition(3, hash_by="k").compute()
-    (producers,) = (progress.stage for progress in sp.runs[-1].stages if progress.stage.kind == "exchange")
-    assert producers.size == min(2, cores)
+    path, text = tmp_path / "rows.parquet", "x" * (1 << 20)
+    rows = pa.table({"s": [text] * (2 * PRODUCER_BYTES_MIN // len(text))})
+    pq.write_table(rows, path, use_dictionary=False, compression="zstd")
+    frame = sp.read_parquet(str(path)).repartition(3, hash_by="s")
+    plan, _ = sp._job.plan(sp._ctx, [frame.plan])
+    (producers,) = (stage for stage in plan.stages if stage.kind == "exchange")
+    assert producers.size == min(2, len(os.sched_getaffinity(0)))
 
 
 def test_explain_and_analyze(sp: Session, numbers: str) -> None:
