@@ -18,7 +18,6 @@ import pytest
 import threefs.smallpond as smallpond
 from threefs.common.errors import Conflict, NotFound
 from threefs.smallpond.errors import InfeasibleTask, PlanError, QueryError, TaskFailed, UserCodeError
-from threefs.smallpond.execution.planner import PRODUCER_BYTES_MIN
 from threefs.smallpond.execution.policy import SpeculationPolicy
 from threefs.smallpond.executors.interface import Resources
 from threefs.smallpond.session import Session
@@ -342,14 +341,11 @@ def test_importing_is_light_and_a_first_query_wakes_only_what_it_needs(tmp_path:
     assert done.stdout.splitlines() == ["[]", "['pyarrow']", "[{'c': 2, 'b': 'x'}] ['duckdb', 'pyarrow']"], done.stderr
 
 
-def test_a_local_shuffle_has_a_producer_for_every_core(sp: Session, tmp_path: Path) -> None:
-    path, text = tmp_path / "rows.parquet", "x" * (1 << 20)
-    rows = pa.table({"s": [text] * (2 * PRODUCER_BYTES_MIN // len(text))})
-    pq.write_table(rows, path, use_dictionary=False, compression="zstd")
-    frame = sp.read_parquet(str(path)).repartition(3, hash_by="s")
-    plan, _ = sp._job.plan(sp._ctx, [frame.plan])
+def test_a_local_shuffle_has_a_producer_for_every_core(sp: Session, numbers: str) -> None:
+    parts = sp.read_parquet(numbers).repartition(4, by_rows=True).map(lambda row: row)
+    plan, _ = sp._job.plan(sp._ctx, [parts.repartition(3, hash_by="k").plan])
     (producers,) = (stage for stage in plan.stages if stage.kind == "exchange")
-    assert producers.size == min(2, len(os.sched_getaffinity(0)))
+    assert producers.size == min(4, len(os.sched_getaffinity(0)))
 
 
 def test_explain_and_analyze(sp: Session, numbers: str) -> None:
