@@ -38,9 +38,11 @@ class RowFunction:
             rows = [self.function(row) for row in table.to_pylist()]
         else:
             rows = [found for row in table.to_pylist() for found in self.function(row)]
-        wrong = next((row for row in rows if not isinstance(row, dict)), None)
-        if wrong is not None:
-            raise UserCodeError(f"{self.kind} {self.name} returned {type(wrong).__name__}; a row is a dict of columns")
+        for row in rows:
+            if not isinstance(row, dict):
+                raise UserCodeError(
+                    f"{self.kind} {self.name} returned {type(row).__name__}; a row is a dict of columns"
+                )
         if self.schema is not None:
             return pa.Table.from_pylist(rows, self.schema)
         names = list(dict.fromkeys(name for row in rows for name in row))

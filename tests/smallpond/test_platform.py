@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +167,19 @@ def test_numa_nodes_are_taken_in_turn(tmp_path: Path) -> None:
 def test_ranks_of_a_host_share_it() -> None:
     assert local_ranks({}) == 1
     assert local_ranks({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}) == 4
+
+
+def test_the_base_install_has_no_engine_and_no_ray() -> None:
+    """Each is behind an extra; `smallpond` alone brings neither Ray nor MPI."""
+    wanted: dict[str, set[str]] = {}
+    for line in importlib.metadata.requires("threefs") or []:
+        need, _, condition = line.partition(";")
+        extra = re.search(r"extra == ['\"](\w+)['\"]", condition)
+        name = re.match(r"[\w.-]+", need)
+        assert name is not None
+        wanted.setdefault(extra[1] if extra else "", set()).add(name[0])
+    assert not wanted[""] & {"ray", "duckdb", "polars", "pandas", "mpi4py"}
+    assert {"duckdb", "polars", "pandas"} <= wanted["smallpond"]
+    assert not wanted["smallpond"] & {"ray", "mpi4py"}
+    assert "ray" in wanted["ray"]
+    assert "mpi4py" in wanted["mpi"]

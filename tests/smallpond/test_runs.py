@@ -208,6 +208,45 @@ def test_sql_errors_show_the_query_and_the_place(sp: Session) -> None:
         sp.partial_sql("SELECT * FROM {0}, {1}", frame)
 
 
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (lambda frame: frame.repartition(2, hash_by="nope"), r"(?s)nope.*not found.*Candidate bindings"),
+        (lambda frame: frame.repartition(2, by="nope"), r"(?s)nope.*not found"),
+        (lambda frame: frame.repartition(2, by_rows=True).sort("nope"), r"(?s)nope.*not found"),
+        (lambda frame: frame.group_by("nope").count(), r"(?s)nope.*not found.*GROUP BY"),
+        (lambda frame: frame.join(frame, on="nope"), r'(?s)"nope" does not exist'),
+        (lambda frame: frame.drop("nope"), r'(?s)"nope" in EXCLUDE list not found'),
+    ],
+)
+def test_wrong_columns_are_named_with_the_step(sp: Session, step: Any, message: str) -> None:
+    with pytest.raises(QueryError, match=message) as caught:
+        step(sp.from_items([{"a": 1}, {"a": 2}])).take_all()
+    assert "test_runs.py:" in str(caught.value)
+
+
+def test_text_that_does_not_fit_its_schema_is_named(sp: Session, tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text("1,2\nx,3\n")
+    with pytest.raises(QueryError, match=r"(?s)bad\.csv.*Line: 2"):
+        sp.read_csv(str(path), schema={"a": "INTEGER", "b": "INTEGER"}).take_all()
+
+
+def test_functions_that_fail_or_return_no_rows(sp: Session) -> None:
+    @smallpond.udf(params=[smallpond.UDFType.BIGINT], return_type=smallpond.UDFType.BIGINT)
+    def broken(x: int) -> int:
+        raise ValueError("not with me")
+
+    frame = sp.from_items([1])
+    with pytest.raises(QueryError, match=r"(?s)test_runs.py:\d+.*ValueError: not with me.*broken"):
+        sp.partial_sql("SELECT broken(item) FROM {0}", frame, udfs=[broken]).take_all()
+    for function, given in ((lambda row: None, "NoneType"), (lambda row: "text", "str")):
+        with pytest.raises(UserCodeError, match=f"returned {given}; a row is a dict of columns"):
+            frame.map(function).compute()  # type: ignore[arg-type]
+    with pytest.raises(UserCodeError, match="returned str, not a table or a frame"):
+        frame.map_batches(lambda table: "text").compute()
+
+
 def test_braces_are_just_braces(sp: Session) -> None:
     frame = sp.from_items([{"s": "aab"}])
     rows = frame.map("{'x': 1, 'y': {'z': s}} AS st, regexp_matches(s, 'a{2}') AS two, MAP {'k': 1} AS m").take_all()

@@ -95,7 +95,8 @@ class DataSet(ABC):
             connection = conn or scratch
             self.create_view(connection, "__rows")
             try:
-                table = connection.sql("SELECT * FROM __rows").to_arrow_table()
+                with engine.errors_of("", f"reading {self}"):
+                    table = connection.sql("SELECT * FROM __rows").to_arrow_table()
             finally:
                 self.drop_view(connection, "__rows")
         return pa.RecordBatchReader.from_batches(table.schema, table.to_batches(max_chunksize=batch_size))
