@@ -19,6 +19,7 @@ from threefs.smallpond.errors import PlanError, UserCodeError
 from threefs.smallpond.execution.driver import Driver
 from threefs.smallpond.execution.execution_plan import ExecutionPlan, run_plan
 from threefs.smallpond.execution.job import Job
+from threefs.smallpond.execution.runtime_ctx import TaskContext
 from threefs.smallpond.execution.task import PartitionInfo, RuntimeContext
 from threefs.smallpond.logical.dataset import (
     ArrowTableDataSet,
@@ -289,6 +290,20 @@ def test_compute_nodes(job: Job, ctx: Context, numbers: str) -> None:
         assert table(job, ctx, copy)["id"].to_pylist() == list(range(1000))
     with pytest.raises(PlanError, match="nothing to run"):
         run(job, ctx, ArrowComputeNode(ctx, (split,)))
+
+
+def test_a_task_that_runs_out_of_memory_gets_more(job: Job, ctx: Context, numbers: str, tmp_path: Path) -> None:
+    marker = tmp_path / "tried"
+
+    def hungry(runtime_ctx: TaskContext, tables: list[pa.Table]) -> pa.Table:
+        if not marker.exists():
+            marker.touch()
+            raise MemoryError("more, please")
+        return pa.table({"limit": [runtime_ctx.memory_limit]})
+
+    node = ArrowComputeNode(ctx, (source(ctx, numbers),), process_func=hungry, memory_limit=64 << 20)
+    assert table(job, ctx, node)["limit"].to_pylist() == [128 << 20]
+    assert [task.state for task in job.runs[-1].tasks if task.worker != "driver"] == ["out of memory", "done"]
 
 
 def test_scripts_write_files(job: Job, ctx: Context, numbers: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +23,7 @@ from threefs.common.errors import Conflict, NotFound
 from threefs.smallpond.errors import InfeasibleTask, PlanError, QueryError, TaskFailed, UserCodeError
 from threefs.smallpond.execution.policy import SpeculationPolicy
 from threefs.smallpond.executors.interface import Resources
+from threefs.smallpond.report import progress
 from threefs.smallpond.session import Session
 
 
@@ -412,16 +416,39 @@ def test_report_graph_and_status(tmp_path: Path) -> None:
     assert not os.path.exists(session.runtime_ctx.temp_root)
 
 
-def test_progress_on_a_terminal(sp: Session, capsys: pytest.CaptureFixture[str]) -> None:
-    from threefs.smallpond.execution.events import StageProgress
-    from threefs.smallpond.report.progress import QUIET_SECONDS, Progress, progress_observer
+def test_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = os.openpty()
+    shown: list[bytes] = []
+    gate = tmp_path / "gate"
 
-    assert progress_observer(False) is None
-    stages = sp.runs[-1].stages if sp.runs else list[StageProgress]()
-    shown = Progress(sys.stderr)
-    shown.run_started(stages)
-    shown._started -= QUIET_SECONDS + 1
-    for stage in stages[:1]:
-        shown.stage_changed(stage)
-    shown.run_ended(None)
-    assert not stages or "done:" in capsys.readouterr().err
+    def watch() -> None:
+        with contextlib.suppress(OSError):  # the other end is closed
+            while data := os.read(master, 4096):
+                shown.append(data)
+                if b"/4, " in b"".join(shown):
+                    gate.touch()
+
+    def waits_until_it_is_shown(row: dict[str, Any]) -> dict[str, Any]:
+        deadline = time.monotonic() + 60
+        while row["item"] and not gate.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return row
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(slave, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        with smallpond.init(data_root=str(tmp_path)) as session:
+            frame = session.from_items(list(range(4))).repartition(4, by_rows=True)
+            assert frame.map(waits_until_it_is_shown).count() == 4
+    watcher.join()
+    os.close(master)
+    text = b"".join(shown).decode()
+    assert re.search(r"[1-3]/4, \d rows", text), text
+    assert re.search(r"done: \d tasks in", text), text
+    assert progress.progress_observer(False) is None
+    assert progress.progress_observer(None) is None  # this is no terminal
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert progress.progress_observer(None) is not None
