@@ -45,14 +45,14 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "my_platform"
 
 
-def test_a_module_of_the_user_starts_the_workers_and_has_defaults(module: str, tmp_path: Path) -> None:
-    with smallpond.init(platform=module, num_executors=2, job_name="mine", queue="fast", progress=False) as session:
+def test_a_module_of_the_user_starts_workers_and_has_defaults(module: str, tmp_path: Path) -> None:
+    with smallpond.init(platform=module, num_executors=1, job_name="mine", queue="fast", progress=False) as session:
         assert session.config.data_root == str(tmp_path / "place")
         assert session.config.executor == "filequeue"
-        frame = session.from_items(list(range(4))).repartition(2, by_rows=True)
+        frame = session.from_items(list(range(4))).repartition(1, by_rows=True)
         assert [row["pid"] for row in frame.map(lambda row: {"pid": os.getpid() > 0}).take_all()] == [True] * 4
     started = (tmp_path / "started").read_text()
-    assert started == '[2, "start_worker.py", {"queue": "fast", "job_name": "mine"}]'
+    assert started == '[1, "start_worker.py", {"queue": "fast", "job_name": "mine"}]'
 
 
 SPAWNED = """

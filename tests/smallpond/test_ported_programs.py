@@ -176,7 +176,10 @@ EXPECTED = {
 ARGUMENTS = {"pipeline": ["-i", "in.parquet", "-n", "2"], "sorted urls, by nodes": ["-i", "urls0.tsv", "urls1.tsv"]}
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+LONG = ("sorted urls, by nodes", "shuffled rows", "file system")  # worker processes of their own: make proof
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.proof] if n in LONG else []) for n in PROGRAMS])
 def test_a_program_runs_as_it_is(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SP_DATA_ROOT", str(tmp_path / "data"))
