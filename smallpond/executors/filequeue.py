@@ -32,11 +32,11 @@ from threefs.smallpond.executors.queue_folder import (
 )
 from threefs.smallpond.executors.surroundings import worker_environment
 from threefs.smallpond.executors.wakeup import Wakeup
-from threefs.smallpond.platform import Platform, get_platform, start_worker
+from threefs.smallpond.platform import Platform, get_platform
 
 FIRST_HOST_SECONDS = 30.0  # the first look at the hosts waits so long for one: plans are made for the hosts there are
 NO_HOST_SECONDS = 300.0  # queued items without any worker are given up after this
-ENTRYPOINT = start_worker.__file__
+ENTRYPOINT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start_worker.py")
 
 
 class FileQueueExecutor(Executor):

@@ -7,6 +7,7 @@ changes whenever the rows may have changed, because results are reused by it.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import random
 from abc import ABC, abstractmethod
@@ -104,9 +105,11 @@ class DataSet(ABC):
     @staticmethod
     def merge(datasets: Sequence[DataSet]) -> DataSet:
         """One data set with the rows of all, in order."""
-        from threefs.smallpond.logical.dataset.merge import merge_datasets
-
-        return merge_datasets(datasets)
+        merging = importlib.import_module(
+            "threefs.smallpond.logical.dataset.merge"
+        )  # it knows all kinds, none knows it
+        found: DataSet = merging.merge_datasets(datasets)
+        return found
 
     def log(self, num_rows: int = 200) -> None:
         """The first rows, for the log."""
