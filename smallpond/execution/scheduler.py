@@ -26,7 +26,8 @@ from threefs.smallpond.execution.runtime_ctx import RuntimeContext, TaskContext
 from threefs.smallpond.execution.stage import Output, PhysicalPlan, Ref, Slot, Stage
 from threefs.smallpond.executors.interface import Executor, Outcome, OutcomeKind, Resources, WorkItem
 from threefs.smallpond.executors.payload import Failure, loads
-from threefs.smallpond.logical.dataset import DataSet, merge_datasets
+from threefs.smallpond.io.plain import empty_table
+from threefs.smallpond.logical.dataset import ArrowTableDataSet, DataSet, merge_datasets
 from threefs.smallpond.logical.dataset.partitioned import PartitionedDataSet, ShuffleParts
 
 TICK = 0.25  # seconds between looks at stragglers and at hosts that join
@@ -35,7 +36,8 @@ NO_HOST_SECONDS = 300.0  # how long a run waits for the first host of an elastic
 
 @dataclass
 class _StageRun:
-    """A stage as it goes. Invariant: every needed task is in exactly one of waiting, ready, flying, results."""
+    """A stage as it goes. Invariant: every needed task is in exactly one of waiting, ready, flying, columnless,
+    results."""
 
     stage: Stage
     progress: StageProgress
@@ -48,6 +50,7 @@ class _StageRun:
     failures: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     first_words: dict[int, str] = field(default_factory=dict)  # of each task that failed, how it failed first
     losses: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    columnless: dict[int, tuple[StoredResult, float, float]] = field(default_factory=dict)  # see `_settle`
     requests: dict[int, Resources] = field(default_factory=dict)  # where it differs from the stage's
     durations: list[float] = field(default_factory=list)
     raced: set[int] = field(default_factory=set)
@@ -130,7 +133,7 @@ class Scheduler:
                 continue
             if run.stage.kind in ("map", "exchange"):
                 found = self._store.load(run.stage.key)
-                run.results = {task: found[task] for task in run.needed if task in found}
+                run.results = _with_columns({task: found[task] for task in run.needed if task in found})
                 run.progress.reused = len(run.results)
             missing = [task for task in run.needed if task not in run.results]
             run.progress.needed = len(run.needed)
@@ -322,10 +325,10 @@ class Scheduler:
     def _follow_up_task(self, run: _StageRun, flight: _Flight, report: TaskReport, outcome: Outcome) -> None:
         state = "done" if report.result else "out of memory" if report.out_of_memory else "failed"
         self._record(run, flight, report, outcome, state)
-        if report.index in run.results:
+        if report.index in run.results or report.index in run.columnless:
             return  # another attempt was faster
         if report.result is not None:
-            self._finish(run, report.index, report.result, report.seconds, report.cpu_seconds)
+            self._settle(run, report.index, report.result, report.seconds, report.cpu_seconds)
             return
         failure: Failure = loads(report.failure)
         run.first_words.setdefault(report.index, f"{failure.type_name}: {failure.message}")
@@ -354,7 +357,7 @@ class Scheduler:
         for task in flight.tasks:
             report = TaskReport(task, None, started=outcome.started, seconds=outcome.seconds)
             self._record(run, flight, report, outcome, outcome.kind.value)
-            if task in run.results or run.flying[task]:
+            if task in run.results or task in run.columnless or run.flying[task]:
                 continue
             if outcome.kind is OutcomeKind.FAILED:
                 raise self._final(run, task, loads(outcome.value))
@@ -393,6 +396,21 @@ class Scheduler:
         if exc is None and failure.trace:
             error.add_note(failure.trace)
         return error
+
+    def _settle(self, run: _StageRun, task: int, result: StoredResult, seconds: float, cpu: float) -> None:
+        """All partitions of a step have the same columns: one whose function saw no row waits for one that knows."""
+        if result.dataset.has_no_columns:
+            run.columnless[task] = result, seconds, cpu
+        else:
+            self._finish(run, task, result, seconds, cpu)
+        if not run.columnless:
+            return
+        whole = _with_columns(run.results | {index: found for index, (found, _, _) in run.columnless.items()})
+        last = len(run.results) + len(run.columnless) >= len(run.needed)
+        for index, (_, wall, work) in list(run.columnless.items()):
+            if last or not whole[index].dataset.has_no_columns:
+                del run.columnless[index]
+                self._finish(run, index, whole[index], wall, work)
 
     def _finish(self, run: _StageRun, task: int, result: StoredResult, seconds: float, cpu: float) -> None:
         run.results[task] = result
@@ -475,3 +493,13 @@ class Scheduler:
 
 def _merged(datasets: list[DataSet]) -> DataSet | None:
     return merge_datasets(datasets) if datasets else None
+
+
+def _with_columns(results: dict[int, StoredResult]) -> dict[int, StoredResult]:
+    """Results without columns get those of a neighbour, where one has some."""
+    lacking = [task for task, result in results.items() if result.dataset.has_no_columns]
+    known = next((result for result in results.values() if not result.dataset.has_no_columns), None)
+    if not lacking or known is None:
+        return results
+    empty = ArrowTableDataSet(empty_table(known.dataset.schema().remove_metadata()))
+    return results | {task: replace(results[task], dataset=empty) for task in lacking}

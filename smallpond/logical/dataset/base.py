@@ -41,6 +41,11 @@ class DataSet(ABC):
         return self.num_rows == 0
 
     @property
+    def has_no_columns(self) -> bool:
+        """What a function without a row to see leaves: not even its columns are known."""
+        return False
+
+    @property
     def paths(self) -> list[str]:
         """The paths as they were given: files, folders or patterns."""
         return []

@@ -34,6 +34,10 @@ class ArrowTableDataSet(DataSet):
         return int(self.table.num_rows)
 
     @property
+    def has_no_columns(self) -> bool:
+        return self.table.num_columns == 0 and self.table.num_rows == 0
+
+    @property
     def num_files(self) -> int:
         return 0
 
