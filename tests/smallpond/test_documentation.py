@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +20,12 @@ def examples(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize(("page", "code"), [(page, code) for page in PAGES for code in examples(page)])
+def marked(page: str, code: str) -> Any:
+    """Functions run in worker processes, which take seconds to start: make proof."""
+    return pytest.param(page, code, marks=[pytest.mark.proof] if "def " in code else [])
+
+
+@pytest.mark.parametrize(("page", "code"), [marked(page, code) for page in PAGES for code in examples(page)])
 def test_an_example_runs(
     page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
