@@ -100,8 +100,19 @@ class FileQueueExecutor(Executor):
         with self._changed:
             if self._first_look:
                 self._first_look = False
-                self._changed.wait_for(lambda: self._hosts or self._closed, FIRST_HOST_SECONDS)
-            return [host for host, _ in self._hosts.values()]
+                self._changed.wait_for(lambda: self._hosts or self._closed or self._failed(), FIRST_HOST_SECONDS)
+            found = [host for host, _ in self._hosts.values()]
+        if not found and (statuses := self._failed()):
+            raise PlanError(
+                f"no worker is left: platform {self._platform} started {self._start_workers}, which ended with status "
+                f"{', '.join(map(str, statuses))}; what they said is in the output of this program"
+            )
+        return found
+
+    def _failed(self) -> list[int]:
+        """How the workers that the platform started ended, when all did and none well."""
+        found = [self._platform.exit_status(job) for job in self._jobs]
+        return [status for status in found if status] if all(found) else []
 
     def expects_hosts(self) -> bool:
         with self._changed:
@@ -164,6 +175,9 @@ class FileQueueExecutor(Executor):
                     return
             if self._hosts:
                 hostless_since = time.monotonic()
+            elif self._failed():
+                with self._changed:
+                    self._changed.notify_all()  # who waits for a first host
             elif time.monotonic() - hostless_since > NO_HOST_SECONDS:
                 self._lose(list(self._entries), f"no worker has been there for {NO_HOST_SECONDS:.0f} s")
             self._wakeup.wait(min(POLL_SECONDS, self._lease_seconds * BEAT_SHARE))

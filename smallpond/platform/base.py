@@ -50,6 +50,11 @@ class Platform:
         self._started[str(process.pid)] = process
         return str(process.pid)
 
+    def exit_status(self, pid: str) -> int | None:
+        """Of a job that has ended; None while it runs, or where the platform cannot tell."""
+        process = self._started.get(pid)
+        return None if process is None else process.poll()
+
     def stop_job(self, pid: str) -> None:
         process = self._started.pop(pid, None)
         if process is None:

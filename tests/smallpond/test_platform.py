@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,26 @@ def test_a_module_of_the_user_starts_workers_and_has_defaults(module: str, tmp_p
         assert [row["pid"] for row in frame.map(lambda row: {"pid": os.getpid() > 0}).take_all()] == [True] * 4
     started = (tmp_path / "started").read_text()
     assert started == '[1, "start_worker.py", {"queue": "fast", "job_name": "mine"}]'
+
+
+BROKEN = """
+from threefs.smallpond.platform import Platform
+
+class Broken(Platform):
+    def start_job(self, num_nodes, entrypoint, args, envs=None, extra_opts=None):
+        return super().start_job(num_nodes, entrypoint + ".missing", args, envs, extra_opts)
+"""
+
+
+def test_workers_that_do_not_start_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_platform.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    root = str(tmp_path / "root")
+    with smallpond.init(data_root=root, platform="broken_platform", num_executors=2, progress=False) as session:
+        begin = time.monotonic()
+        with pytest.raises(PlanError, match="Broken started 2, which ended with status 2, 2"):
+            session.from_items([1]).map("item + 1 AS x").compute()
+        assert time.monotonic() - begin < 25  # it would have waited for 30 s, and then for five minutes
 
 
 SPAWNED = """
