@@ -35,7 +35,7 @@ class ArrowTableDataSet(DataSet):
 
     @property
     def has_no_columns(self) -> bool:
-        return self.table.num_columns == 0 and self.table.num_rows == 0
+        return bool(self.table.num_columns == 0 and self.table.num_rows == 0)
 
     @property
     def num_files(self) -> int:

@@ -99,14 +99,13 @@ def test_a_worker_joins_late_and_a_slow_one_is_raced(place: Any, tmp_path: Path)
     with place(tmp_path) as (session, grow):
         frame = session.from_items(list(range(6))).repartition(6, by_rows=True)
 
-        def grow_later() -> None:
-            wait_until(lambda: bool(os.listdir(here)))
-            grow()
-
-        helper = threading.Thread(target=grow_later)
-        helper.start()
-        assert frame.map(meets_another).count() == 6
-        helper.join()
+        counts: list[int] = []
+        job = threading.Thread(target=lambda: counts.append(frame.map(meets_another).count()))
+        job.start()
+        wait_until(lambda: bool(os.listdir(here)) or not job.is_alive())
+        grow()  # here, because Ray wants the main thread
+        job.join()
+        assert counts == [6]
         hosts = {task.host for task in session.runs[-1].tasks if task.worker != "driver"}
         assert len(hosts) == 2
 
