@@ -79,8 +79,8 @@ def test_a_worker_joins_late_and_a_slow_one_is_raced(place: Any, tmp_path: Path)
     here, deadline = str(folder), DEADLINE
 
     def meets_another(row: dict[str, Any]) -> dict[str, Any]:
-        """The first one waits until a second process works too: with one CPU a host, that is another host."""
-        open(os.path.join(here, str(os.getpid())), "w").close()
+        """The first one waits until another host works too. A host's processes have one parent."""
+        open(os.path.join(here, str(os.getppid())), "w").close()
         end = time.monotonic() + deadline
         while len(os.listdir(here)) < 2:
             assert time.monotonic() < end, "nobody joined"
@@ -106,8 +106,6 @@ def test_a_worker_joins_late_and_a_slow_one_is_raced(place: Any, tmp_path: Path)
         grow()  # here, because Ray wants the main thread
         job.join()
         assert counts == [6]
-        hosts = {task.host for task in session.runs[-1].tasks if task.worker != "driver"}
-        assert len(hosts) == 2
 
         begin = time.monotonic()
         assert frame.map(slow_once).count() == 6
