@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from threefs.smallpond.session import Session
 
+ENGINES = ("duckdb", "cloudpickle")  # what every session needs; the rest is asked for when it is used
 __version__ = "0.15.0+3fs"
 _LAZY = {
     "DataFrame": "threefs.smallpond.dataframe",
@@ -89,6 +90,19 @@ def init(
     `job_name` and all further keywords, and has defaults of its own. With SP_SPAWN=1 in the environment it starts
     this very script as a job instead, and the process here ends.
     """
+    arguments = dict(locals())
+    _check_engines()
     from threefs.smallpond.session import Session
 
-    return Session(**locals())
+    return Session(**arguments)
+
+
+def _check_engines() -> None:
+    """The base install has none of them."""
+    import importlib.util
+
+    missing = [name for name in ENGINES if importlib.util.find_spec(name) is None]
+    if missing:
+        from threefs.smallpond.errors import PlanError
+
+        raise PlanError(f"smallpond needs {', '.join(missing)}: install the extra, pip install 'threefs[smallpond]'")

@@ -189,3 +189,13 @@ def test_ten_gib_are_sorted_with_two_gib_of_memory() -> None:
         cost = _ours("graysort.py", str(10 * RECORDS), "PLACE", "threads")(place)
     print(f"10 GiB: {cost.wall_s:.0f} s, {cost.cpu_s:.0f} CPU s, {cost.peak_bytes / 2**30:.2f} GiB")
     assert cost.peak_bytes <= 2 << 30
+
+
+def test_small_things() -> None:
+    """The start, the first query, 1,000 and 10,000 partitions of one row."""
+    result = compare("small", {"3fs": _ours("small.py", "PLACE/root")}, lambda found: None)
+    times = result["3fs"]["phases"]
+    assert times["init_s"] < 0.3
+    assert times["first_query_s"] < 0.3
+    assert times["thousand_s"] < 3
+    assert times["ten_thousand_s"] < 20

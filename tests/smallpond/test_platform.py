@@ -204,3 +204,9 @@ def test_the_base_install_has_no_engine_and_no_ray() -> None:
     assert not wanted["smallpond"] & {"ray", "mpi4py"}
     assert "ray" in wanted["ray"]
     assert "mpi4py" in wanted["mpi"]
+
+
+def test_a_missing_engine_is_told_with_the_extra_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smallpond, "ENGINES", ("duckdb", "no_such_engine"))
+    with pytest.raises(PlanError, match=r"needs no_such_engine: .*threefs\[smallpond\]"):
+        smallpond.init()
