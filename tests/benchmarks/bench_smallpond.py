@@ -193,9 +193,11 @@ def test_ten_gib_are_sorted_with_two_gib_of_memory() -> None:
 
 def test_small_things() -> None:
     """The start, the first query, 1,000 and 10,000 partitions of one row."""
-    result = compare("small", {"3fs": _ours("small.py", "PLACE/root")}, lambda found: None)
-    times = result["3fs"]["phases"]
-    assert times["init_s"] < 0.3
-    assert times["first_query_s"] < 0.3
+    contenders = {"3fs": _ours("small.py", "PLACE/root"), "imports": _ours("imports.py")}
+    result = compare("small", contenders, lambda found: None)
+    times, imports = result["3fs"]["phases"], result["imports"]["phases"]
+    # In slow hours of a host the imports alone take longer than that.
+    assert times["init_s"] < max(0.3, 1.6 * imports["pyarrow_s"])
+    assert times["first_query_s"] < max(0.3, 2.5 * imports["duckdb_s"])
     assert times["thousand_s"] < 3
     assert times["ten_thousand_s"] < 20
