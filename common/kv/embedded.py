@@ -2,7 +2,8 @@
 
 Reads go to an LMDB snapshot on the event loop. Commits queue up; when no group is being written, the next one is judged
 against the conflict window, in order, and the store's thread writes those that pass as one LMDB transaction with one
-sync. Rule: a commit is acknowledged, and enters the window, only after that sync.
+sync. A lone commit is written on the event loop's own thread while the disk is quick: nobody else waits, and waking two
+threads costs more than the sync. Rule: a commit is acknowledged, and enters the window, only after that sync.
 
 LMDB numbers its write transactions and keeps the number in its root page. Group n is LMDB's transaction n; a
 commit's version is n and its place in the group, and a snapshot at n sees the whole group. Every group writes the key
@@ -38,6 +39,8 @@ LIMITS: Final = KvLimits(
 )
 GROUP_COMMITS_MAX: Final = 4096
 GROUP_BYTES_MAX: Final = 32 << 20
+COMMITS_REMEMBERED: Final = 8  # of about as many is the time averaged that a commit takes
+LONE_S_MAX: Final = 0.002  # a lone commit may keep the event loop waiting so long
 SCAN_BYTES: Final = 2 << 20  # holds at least one pair of the greatest size
 SPACE_BYTES_MIN: Final = 1 << 20  # with less, a write that fails is taken to fail for want of space
 
@@ -61,6 +64,7 @@ class _Group:
         self.commits: list[Commit] = []
         self.operations = [encode_operation(lib.KV_SET, _GROUP_KEY, number.to_bytes(8, "big"))]
         self.batch = b""
+        self.began = 0.0
         self._window: ConflictWindow | None = None
 
     def window(self, floor: int) -> ConflictWindow:
@@ -94,6 +98,7 @@ class EmbeddedEngine(KvEngine):
         self._owner = owner
         self._queue: deque[_Waiting] = deque()
         self._writing: _Group | None = None  # what the store's thread is at
+        self._commit_s = 0.0  # what a commit took of late
         self._start: asyncio.Handle | None = None  # a call of `_start_group` that is to come
         self._idle: asyncio.Future[None] | None = None  # set when `close` waits for the group that is being written
         self._broken: str = ""  # why no commit is taken any more
@@ -107,7 +112,7 @@ class EmbeddedEngine(KvEngine):
         loop = asyncio.get_running_loop()
         store, owner = await loop.run_in_executor(None, open_files, folder, map_bytes_max)
         engine = cls(runtime, folder, store, owner)
-        loop.add_reader(lib.kv_event_fd(store), engine._end_group)
+        loop.add_reader(lib.kv_event_fd(store), engine._group_written)
         return engine
 
     def begin(self) -> Transaction:
@@ -191,7 +196,7 @@ class EmbeddedEngine(KvEngine):
         return await waiting.outcome
 
     def _start_group(self) -> None:
-        """Judges what waits and gives to the store's thread what may commit."""
+        """Judges what waits, and writes what may commit or has it written."""
         assert self._writing is None, "a group is being written"
         self._start = None
         self._forget_old()
@@ -202,7 +207,17 @@ class EmbeddedEngine(KvEngine):
         if group.taken:
             self._writing = group
             group.batch = b"".join(group.operations)
-            lib.kv_commit_begin(self._store, ffi.from_buffer(group.batch), len(group.batch))
+            group.began = self.runtime.now()
+            if self._is_lone(group):
+                number = ffi.new("uint64_t *")
+                code = lib.kv_commit(self._store, ffi.from_buffer(group.batch), len(group.batch), number)
+                self._end_group(code, number[0])
+            else:
+                lib.kv_commit_begin(self._store, ffi.from_buffer(group.batch), len(group.batch))
+
+    def _is_lone(self, group: _Group) -> bool:
+        """Whether the group is one commit that nobody else's transaction waits behind, and the disk is quick."""
+        return len(group.taken) == 1 and len(self.snapshots) <= 1 and self._commit_s < LONE_S_MAX
 
     def _take(self, group: _Group, waiting: _Waiting) -> int:
         """Makes a transaction part of the group, unless something that it read has changed; the bytes it adds."""
@@ -217,12 +232,18 @@ class EmbeddedEngine(KvEngine):
         group.taken.append(waiting)
         return len(operations)
 
-    def _end_group(self) -> None:
-        """The store's thread is done: acknowledges, and goes on with what has come meanwhile."""
+    def _group_written(self) -> None:
+        """The store's thread is done."""
+        number = ffi.new("uint64_t *")
+        self._end_group(lib.kv_commit_end(self._store, number), number[0])
+
+    def _end_group(self, code: int, number: int) -> None:
+        """Acknowledges what was written as LMDB's transaction `number`, and goes on with what has come meanwhile."""
         group, self._writing = self._writing, None
         assert group is not None, "no group is being written"
+        self._commit_s += (self.runtime.now() - group.began - self._commit_s) / COMMITS_REMEMBERED
         try:
-            self._check_written(group)
+            self._check_written(group, code, number)
         except Exception as exc:
             if not isinstance(exc, NoSpace):  # LMDB dropped the whole group, and the next may have space again
                 self._broken = str(exc)
@@ -248,17 +269,13 @@ class EmbeddedEngine(KvEngine):
             if not waiting.outcome.done():
                 waiting.outcome.set_result((group.number << _ORDER_BITS) + order)
 
-    def _check_written(self, group: _Group) -> None:
-        """Raises what went wrong with the group that the store's thread has finished."""
-        number = ffi.new("uint64_t *")
-        code = lib.kv_commit_end(self._store, number)
+    def _check_written(self, group: _Group, code: int, number: int) -> None:
+        """Raises what went wrong with the group."""
         if code == errno.EIO and self._is_full(len(group.batch)):
             code = errno.ENOSPC
         check(code, f"writing store {self.folder}")
-        if number[0] != group.number:
-            raise InternalError(
-                f"LMDB numbered group {group.number} as {number[0]}: another process writes {self.folder}"
-            )
+        if number != group.number:
+            raise InternalError(f"LMDB numbered group {group.number} as {number}: another process writes {self.folder}")
 
     def _is_full(self, batch_bytes: int) -> bool:
         """Whether EIO was only a short write: LMDB names it so. After any other EIO nothing can be said for sure."""
