@@ -11,18 +11,22 @@
 constexpr u32 kBytesA = kBlockM * kBlockK, kBytesB = kBlockN * kBlockK, kTileBytes = kBytesA + kBytesB;
 constexpr u32 kScales = kBlockM + kBlockN, kStageBytes = kTileBytes + kScales * 4;
 constexpr u32 kLoadRegisters = 24, kMathRegisters = 240;
+constexpr u32 kStripRows = 8;  // of the output, asked for with each K block, so that the L2 has the old values at the end
+constexpr u32 kPieceBytes = 8 * 128, kPieces = 3;  // a piece: 8 rows x 32 columns on their way out; pieces of a warp
 static_assert(SPLIT_K == 1 && CLUSTER == 1 && MATH_GROUPS == 2, "");
+static_assert(kBlockN % 32 == 0, "whole pieces");
 
 struct Arguments {
   TensorMap scale_a, scale_b;           // [all K blocks, m] and [all K blocks, n]
+  TensorMap out, ahead;                 // [groups, m, n] float32, in pieces and in strips
   TensorMap a[GROUPS], b[GROUPS];       // [m, k of the group], [n, k of the group]
   u32 first_block[GROUPS + 1];          // running sum of K blocks
   u32 m, n, groups, raster;
-  float* gOut;                          // [groups, m, n]
 };
 
 struct Shared {
   u8* tiles;        // STAGES x (A tile, B tile)
+  u8* pieces;       // kPieces for each math warp
   float* sScales;   // STAGES x (scales of A's rows, of B's rows)
   u64 *full, *empty;
 };
@@ -52,6 +56,8 @@ DEVICE void load_tiles(const Arguments& p, const Problem& one, const Shared& s) 
       u8* sA = s.tiles + ring.stage * kTileBytes;
       float* sScale = s.sScales + ring.stage * kScales;
       const i32 x = (kb - work.begin) * kBlockK;
+      constexpr i32 kPerRow = kBlockK / kStripRows;
+      if (x < i32(kBlockM) * kPerRow) prefetch_tile_3d(&p.ahead, work.tile.column, work.tile.row + x / kPerRow, work.tile.group);
       tma_load_2d(&p.a[work.tile.group], full, sA, x, work.tile.row);
       tma_load_2d(&p.b[work.tile.group], full, sA + kBytesA, x, work.tile.column);
       tma_load_2d(&p.scale_a, full, sScale, work.tile.row, kb);
@@ -60,11 +66,11 @@ DEVICE void load_tiles(const Arguments& p, const Problem& one, const Shared& s) 
   }
 }
 
-// rSum += row scale x column scale x rPartial. `sColumns` are the scales of this thread's first two columns.
-DEVICE void promote(Sum& rSum, const Sum& rPartial, float low, float high, u32 sColumns) {
+// rSum += row scale x column scale x rPartial.
+DEVICE void promote(Sum& rSum, const Sum& rPartial, float low, float high, const float2 (&columns)[kBlockN / 8]) {
 #pragma unroll
   for (u32 j = 0; j < kBlockN / 8; ++j) {
-    const float2 column = load_shared_float2(sColumns + j * 32);
+    const float2 column = columns[j];
     rSum[4 * j + 0] += low * column.x * rPartial[4 * j + 0];
     rSum[4 * j + 1] += low * column.y * rPartial[4 * j + 1];
     rSum[4 * j + 2] += high * column.x * rPartial[4 * j + 2];
@@ -84,14 +90,47 @@ DEVICE void multiply_tile(const Shared& s, Ring& ring, Sum (&rSum)[WAVES], u32 b
     barrier_wait(s.full + ring.stage, ring.parity);
     const u32 a = smem_address(s.tiles + ring.stage * kTileBytes), b = a + kBytesA;
     const u32 sScale = smem_address(s.sScales + ring.stage * kScales);
+    float2 columns[kBlockN / 8];  // read while the products run: between two products there is no time for it
 #pragma unroll
     for (u32 w = 0; w < WAVES; ++w) {
       multiply_wave<kGroup>(rPartial, k_major_descriptor(a + (kGroup * WAVES + w) * 64 * kBlockK), k_major_descriptor(b));
       const float low = load_shared_float(sScale + (row + w * 64) * 4), high = load_shared_float(sScale + (row + w * 64 + 8) * 4);
+      if (w == 0) {
+#pragma unroll
+        for (u32 j = 0; j < kBlockN / 8; ++j) columns[j] = load_shared_float2(sScale + (kBlockM + j * 8 + lane_index() % 4 * 2) * 4);
+      }
       finish_wave<kGroup>(rPartial);
-      promote(rSum[w], rPartial, low, high, sScale + (kBlockM + lane_index() % 4 * 2) * 4);
+      if (w == WAVES - 1) release(s.empty + ring.stage);
+      promote(rSum[w], rPartial, low, high, columns);
     }
-    release(s.empty + ring.stage);
+  }
+}
+
+// Adds one warp's 16 rows to what is there, piece by piece through shared memory: the copy engine adds, nobody waits for
+// the old values. Lane 0 starts every piece, so that it can wait until the copy engine has read the one before last.
+DEVICE void add_pieces(const Arguments& p, const Sum& rSum, u32 pieces, u32& next, u32 row, u32 column, u32 group) {
+  const u32 lane = lane_index(), r = lane / 4;
+#pragma unroll
+  for (u32 half = 0; half < 2; ++half) {
+#pragma unroll
+    for (u32 chunk = 0; chunk < kBlockN / 32; ++chunk) {
+      const u32 piece = pieces + next * kPieceBytes;
+      next = next + 1 == kPieces ? 0 : next + 1;
+      if (lane == 0) bulk_wait_read<kPieces - 1>();
+      __syncwarp();
+#pragma unroll
+      for (u32 j = 0; j < 4; ++j) {
+        const u32 i = 4 * (chunk * 4 + j) + 2 * half;
+        const u32 at = piece + r * 128 + (((j * 2 + lane % 4 / 2) ^ r) * 16) + lane % 2 * 8;
+        store_shared_float2(at, rSum[i], rSum[i + 1]);
+      }
+      fence_proxy_async();
+      __syncwarp();
+      if (lane == 0) {
+        add_tile_3d(&p.out, piece, column + chunk * 32, row + half * 8, group);
+        bulk_commit();
+      }
+    }
   }
 }
 
@@ -99,24 +138,27 @@ template <u32 kGroup>
 DEVICE void multiply_tiles(const Arguments& p, const Problem& one, const Shared& s) {
   Ring ring;
   const u32 tiles = Scheduler().count(one), total = tiles * p.groups;
+  const u32 warp = threadIdx.x / 32 % 4, pieces = smem_address(s.pieces) + (kGroup * 4 + warp) * kPieces * kPieceBytes;
+  u32 next_piece = 0;
   if (TURNS > 0 && kGroup == 1) named_barrier_arrive(2, kMathThreads);  // the first warpgroup begins
   for (u32 index = blockIdx.x; index < total; index += gridDim.x) {
     const Work work = work_at(p, one, tiles, index);
     if (work.begin == work.end) continue;
     Sum rSum[WAVES];
     multiply_tile<kGroup>(s, ring, rSum, work.end - work.begin);
-    float* gOut = p.gOut + u64(work.tile.group) * p.m * p.n;
+    const u32 row = work.tile.row + kGroup * WAVES * 64 + warp * 16;
 #pragma unroll
-    for (u32 w = 0; w < WAVES; ++w)
-      add_wave(rSum[w], gOut, one, work.tile.row + (kGroup * WAVES + w) * 64 + (threadIdx.x / 32 % 4) * 16, p.m, work.tile.column);
+    for (u32 w = 0; w < WAVES; ++w) add_pieces(p, rSum[w], pieces, next_piece, row + w * 64, work.tile.column, work.tile.group);
   }
+  if (lane_index() == 0) bulk_wait_all();  // the pieces' memory is the block's
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1) fp8_wgrad(const __grid_constant__ Arguments p) {
   extern __shared__ __align__(1024) u8 memory[];
   Shared s;
   s.tiles = memory;
-  s.sScales = reinterpret_cast<float*>(memory + STAGES * kTileBytes);
+  s.pieces = memory + STAGES * kTileBytes;
+  s.sScales = reinterpret_cast<float*>(s.pieces + MATH_GROUPS * 4 * kPieces * kPieceBytes);
   s.full = reinterpret_cast<u64*>(s.sScales + STAGES * kScales);
   s.empty = s.full + STAGES;
   const Problem one{p.m, p.n, 0, 1, p.raster, nullptr, nullptr};
@@ -124,6 +166,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1) fp8_wgrad(const __grid
   if (warp == 0 && elect_one()) {
     prefetch_tensor_map(&p.scale_a);
     prefetch_tensor_map(&p.scale_b);
+    prefetch_tensor_map(&p.out);
     for (u32 i = 0; i < STAGES; ++i) {
       barrier_init(s.full + i, 1);
       barrier_init(s.empty + i, MATH_GROUPS * 4);

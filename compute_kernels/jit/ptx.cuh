@@ -162,6 +162,31 @@ DEVICE void tma_multicast_4d(const TensorMap* map, u64* barrier, void* destinati
       : "memory");
 }
 
+// Adds a box of floats in shared memory to global memory; belongs to the thread's next bulk group.
+DEVICE void add_tile_3d(const TensorMap* map, u32 source, i32 x, i32 y, i32 z) {
+  asm volatile("cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(
+                   reinterpret_cast<u64>(map)),
+               "r"(source), "r"(x), "r"(y), "r"(z)
+               : "memory");
+}
+
+// Brings a box into the L2.
+DEVICE void prefetch_tile_3d(const TensorMap* map, i32 x, i32 y, i32 z) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(reinterpret_cast<u64>(map)),
+               "r"(x), "r"(y), "r"(z)
+               : "memory");
+}
+
+DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// Waits until all but the newest `kPending` groups of this thread have read their shared memory.
+template <u32 kPending>
+DEVICE void bulk_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
+
+DEVICE void bulk_wait_all() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
 // ---------------------------------------------------------------- copies by threads
 // 16 bytes from global to shared memory without a register; `bytes` 0 writes zeros. Asynchronous.
 DEVICE void copy_16(void* destination, const void* source, u32 bytes) {
@@ -234,6 +259,10 @@ DEVICE float4 load_shared_float4(u32 address) {
                : "r"(address)
                : "memory");
   return v;
+}
+
+DEVICE void store_shared_float2(u32 address, float x, float y) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
 }
 
 // Keeps its place among other volatile accesses.
