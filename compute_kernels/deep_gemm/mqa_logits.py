@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from threefs.compute_kernels.deep_gemm.layout import ceil_div, sms_of
+from threefs.compute_kernels.deep_gemm.layout import ceil_div, sms_limit, sms_of
 from threefs.compute_kernels.errors import InvalidInput
-from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, tensor_map
+from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, replay, tensor_map
 from threefs.compute_kernels.jit.driver import tensor_map_at
 
 __all__ = [
@@ -37,14 +37,26 @@ _HEADS, _HEAD_DIMS, _COLUMNS, _KEYS, _PAGE, _STAGES = (16, 32, 64), (32, 64, 128
 @lru_cache(maxsize=64)
 def mqa_source(heads: int, queries: int, head_dim: int, paged: bool) -> KernelSource:
     constants = {"HEADS": heads, "QUERIES": queries, "HEAD_DIM": head_dim, "STAGES": _STAGES, "PAGED": int(paged)}
-    return KernelSource(_FILE, "mqa_logits", tuple(constants.items()), (Wgmma("e4m3", heads * queries),))
+    shape = Wgmma("e4m3", _columns(heads, queries) // _parts(heads, queries))
+    return KernelSource(_FILE, "mqa_logits", tuple(constants.items()), (shape,))
+
+
+def _parts(heads: int, queries: int) -> int:
+    """Accumulators of a tile; as in mqa_logits.cu."""
+    return 2 if heads * queries > 128 else 1
+
+
+def _columns(heads: int, queries: int) -> int:
+    """Columns of a tile: an accumulator has 1, 2, 4 or 8 queries, of which some may be rows that nobody looks at."""
+    parts = _parts(heads, queries)
+    return heads * parts * (1 << (ceil_div(queries, parts) - 1).bit_length())
 
 
 class _Arguments(ctypes.Structure):
     """`Arguments` of mqa_logits.cu."""
 
     _fields_ = (
-        *((name, ctypes.c_uint64) for name in ("weights", "scales", "start", "end", "plan", "pages", "cache", "out")),
+        *((name, ctypes.c_uint64) for name in ("weights", "start", "end", "plan", "pages", "out")),
         *(
             (name, ctypes.c_uint32)
             for name in ("queries", "keys", "requests", "pages_max", "columns", "stride", "clean", "compressed")
@@ -53,7 +65,7 @@ class _Arguments(ctypes.Structure):
 
 
 def _shared_bytes(columns: int, head_dim: int) -> int:
-    return ceil_div(2 * columns * head_dim + _STAGES * (_KEYS * head_dim + 16) + 32, 1024) * 1024
+    return ceil_div(2 * columns * head_dim + _STAGES * (_KEYS * (head_dim + 4) + 16) + 32, 1024) * 1024
 
 
 def _check(name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
@@ -98,29 +110,53 @@ def fp8_mqa_logits(
     heads, head_dim = _check_query(q, 3)
     s, (keys, scales), device = q.shape[0], kv, q.device
     s_k = keys.shape[0]
-    _check("q", q, torch.float8_e4m3fn, (s, heads, head_dim), device)
-    _check("kv", keys, torch.float8_e4m3fn, (s_k, head_dim), device)
-    _check("kv scales", scales, torch.float32, (s_k,), device)
-    _check("weights", weights, torch.float32, (s, heads), device)
-    _check("cu_seq_len_k_start", cu_seq_len_k_start, torch.int32, (s,), device)
-    _check("cu_seq_len_k_end", cu_seq_len_k_end, torch.int32, (s,), device)
     if max_seqlen_k < 0:
         raise InvalidInput(f"max_seqlen_k is {max_seqlen_k}; it must be 0 or more")
-    sms = sms_of(device)
     out = _logits(s, max_seqlen_k or s_k, device)
-    if s == 0 or out.shape[1] == 0 or s_k == 0:
-        return out.fill_(-torch.inf)
+
+    def first_time() -> bool:
+        _check("q", q, torch.float8_e4m3fn, (s, heads, head_dim), device)
+        _check("kv", keys, torch.float8_e4m3fn, (s_k, head_dim), device)
+        _check("kv scales", scales, torch.float32, (s_k,), device)
+        _check("weights", weights, torch.float32, (s, heads), device)
+        _check("cu_seq_len_k_start", cu_seq_len_k_start, torch.int32, (s,), device)
+        _check("cu_seq_len_k_end", cu_seq_len_k_end, torch.int32, (s,), device)
+        sms = sms_of(device)
+        if s == 0 or out.shape[1] == 0 or s_k == 0:
+            out.fill_(-torch.inf)
+            return False
+        _launch_plain(q, kv, weights, cu_seq_len_k_start, cu_seq_len_k_end, out, clean_logits, max_seqlen_k > 0, sms)
+        return True
+
+    tensors = (q, keys, scales, weights, cu_seq_len_k_start, cu_seq_len_k_end, out)
+    replay.run(("logits", clean_logits, max_seqlen_k > 0, sms_limit()), tensors, first_time)
+    return out
+
+
+def _launch_plain(
+    q: torch.Tensor,
+    kv: tuple[torch.Tensor, torch.Tensor],
+    weights: torch.Tensor,
+    cu_seq_len_k_start: torch.Tensor,
+    cu_seq_len_k_end: torch.Tensor,
+    out: torch.Tensor,
+    clean: bool,
+    compressed: bool,
+    sms: int,
+) -> None:
+    """Queue the kernel; all is checked."""
+    (s, heads, head_dim), (keys, scales), s_k = q.shape, kv, kv[0].shape[0]
     queries = _COLUMNS // heads
-    pointers = (weights, scales, cu_seq_len_k_start, cu_seq_len_k_end)
+    pointers = (weights, cu_seq_len_k_start, cu_seq_len_k_end)
     arguments = _Arguments(
-        *(tensor.data_ptr() for tensor in pointers), 0, 0, 0, out.data_ptr(),
-        s, s_k, 0, 0, out.shape[1], out.stride(0), int(clean_logits), int(max_seqlen_k > 0),
+        *(tensor.data_ptr() for tensor in pointers), 0, 0, out.data_ptr(),
+        s, s_k, 0, 0, out.shape[1], out.stride(0), int(clean), int(compressed),
     )  # fmt: skip
     map_q = tensor_map(q, (head_dim, s * heads), (head_dim,), (head_dim, _COLUMNS), swizzle_bytes=head_dim)
     map_k = tensor_map(keys, (head_dim, s_k), (head_dim,), (head_dim, _KEYS), swizzle_bytes=head_dim)
+    map_scales = tensor_map(scales, (s_k, 1), (ceil_div(s_k, 4) * 4,), (_KEYS, 1), swizzle_bytes=0)
     launch = Launch((min(ceil_div(s, queries), sms), 1, 1), 384, _shared_bytes(_COLUMNS, head_dim))
-    loaded(mqa_source(heads, queries, head_dim, False)).launch(launch, (map_q, map_k, arguments), device)
-    return out
+    loaded(mqa_source(heads, queries, head_dim, False)).launch(launch, (map_q, map_k, map_scales, arguments), q.device)
 
 
 def get_paged_mqa_logits_metadata(context_lens: torch.Tensor, block_kv: int, num_sms: int) -> torch.Tensor:
@@ -159,33 +195,56 @@ def fp8_paged_mqa_logits(
     """
     heads, head_dim = _check_query(q, 4)
     batch, next_n, device = q.shape[0], q.shape[1], q.device
-    blocks = fused_kv_cache.shape[0]
     if next_n * heads > _COLUMNS:
         raise InvalidInput(f"next_n is {next_n} and there are {heads} heads; their product may be {_COLUMNS}")
-    _check("q", q, torch.float8_e4m3fn, (batch, next_n, heads, head_dim), device)
-    _check("fused_kv_cache", fused_kv_cache, torch.uint8, (blocks, _PAGE, 1, head_dim + 4), device)
-    _check("weights", weights, torch.float32, (batch * next_n, heads), device)
-    _check("context_lens", context_lens, torch.int32, (batch,), device)
-    _check("block_table", block_table, torch.int32, (batch, block_table.shape[-1]), device)
-    parts = schedule_metadata.shape[0] - 1
-    _check("schedule_metadata", schedule_metadata, torch.int32, (parts + 1, 2), device)
-    sms_of(device)
     out = _logits(batch * next_n, max_context_len, device)
-    if batch == 0 or max_context_len == 0:
-        return out
-    pointers = (weights, None, None, context_lens, schedule_metadata, block_table, fused_kv_cache, out)
+
+    def first_time() -> bool:
+        blocks, parts = fused_kv_cache.shape[0], schedule_metadata.shape[0] - 1
+        _check("q", q, torch.float8_e4m3fn, (batch, next_n, heads, head_dim), device)
+        _check("fused_kv_cache", fused_kv_cache, torch.uint8, (blocks, _PAGE, 1, head_dim + 4), device)
+        _check("weights", weights, torch.float32, (batch * next_n, heads), device)
+        _check("context_lens", context_lens, torch.int32, (batch,), device)
+        _check("block_table", block_table, torch.int32, (batch, block_table.shape[-1]), device)
+        _check("schedule_metadata", schedule_metadata, torch.int32, (parts + 1, 2), device)
+        sms_of(device)
+        if batch == 0 or max_context_len == 0:
+            return False
+        _launch_paged(q, fused_kv_cache, weights, context_lens, block_table, schedule_metadata, out, clean_logits)
+        return True
+
+    tensors = (q, fused_kv_cache, weights, context_lens, block_table, schedule_metadata, out)
+    replay.run(("paged logits", clean_logits), tensors, first_time)
+    return out
+
+
+def _launch_paged(
+    q: torch.Tensor,
+    fused_kv_cache: torch.Tensor,
+    weights: torch.Tensor,
+    context_lens: torch.Tensor,
+    block_table: torch.Tensor,
+    schedule_metadata: torch.Tensor,
+    out: torch.Tensor,
+    clean: bool,
+) -> None:
+    """Queue the kernel; all is checked."""
+    (batch, next_n, heads, head_dim), blocks = q.shape, fused_kv_cache.shape[0]
+    pointers = (weights, None, context_lens, schedule_metadata, block_table, out)
     arguments = _Arguments(
         *(0 if tensor is None else tensor.data_ptr() for tensor in pointers),
-        batch * next_n, 0, batch, block_table.shape[1], max_context_len, out.stride(0), int(clean_logits), 0,
+        batch * next_n, 0, batch, block_table.shape[1], out.shape[1], out.stride(0), int(clean), 0,
     )  # fmt: skip
-    columns = next_n * heads
-    map_q = tensor_map(q, (head_dim, batch * columns), (head_dim,), (head_dim, columns), swizzle_bytes=head_dim)
+    columns = _columns(heads, next_n)
+    rows = batch * next_n * heads
+    map_q = tensor_map(q, (head_dim, rows), (head_dim,), (head_dim, columns), swizzle_bytes=head_dim)
     page_bytes = _PAGE * (head_dim + 4)
     shape, box = (head_dim, _PAGE, blocks), (head_dim, _PAGE, 1)
     map_k = tensor_map_at(fused_kv_cache.data_ptr(), torch.uint8, shape, (head_dim, page_bytes), box, head_dim)
-    launch = Launch((parts, 1, 1), 384, _shared_bytes(columns, head_dim))
-    loaded(mqa_source(heads, next_n, head_dim, True)).launch(launch, (map_q, map_k, arguments), device)
-    return out
+    scales_at = fused_kv_cache.data_ptr() + _PAGE * head_dim
+    map_scales = tensor_map_at(scales_at, torch.float32, (_PAGE, blocks), (page_bytes // 4,), (_PAGE, 1), 0)
+    launch = Launch((schedule_metadata.shape[0] - 1, 1, 1), 384, _shared_bytes(columns, head_dim))
+    loaded(mqa_source(heads, next_n, head_dim, True)).launch(launch, (map_q, map_k, map_scales, arguments), q.device)
 
 
 def reference_mqa_logits(
