@@ -13,6 +13,7 @@ from threefs.compute_kernels.deep_gemm.bf16_gemm import (
     bf16_gemm_nt,
     bf16_gemm_tn,
     bf16_gemm_tt,
+    k_grouped_bf16_gemm_tn_contiguous,
     m_grouped_bf16_gemm_nt_contiguous,
     m_grouped_bf16_gemm_nt_masked,
 )
@@ -28,6 +29,7 @@ from threefs.compute_kernels.deep_gemm.layout import (
     get_m_alignment_for_contiguous_layout,
     get_num_sms,
     get_tma_aligned_size,
+    set_mk_alignment_for_contiguous_layout,
     set_num_sms,
 )
 from threefs.compute_kernels.deep_gemm.mqa_logits import (
@@ -55,6 +57,7 @@ __all__ = [
     "get_num_sms",
     "get_paged_mqa_logits_metadata",
     "get_tma_aligned_size",
+    "k_grouped_bf16_gemm_tn_contiguous",
     "k_grouped_fp8_gemm_nt_contiguous",
     "k_grouped_wgrad_gemm_fp8_fp8_fp32_nt",
     "m_grouped_bf16_gemm_nt_contiguous",
@@ -65,6 +68,7 @@ __all__ = [
     "m_grouped_gemm_fp8_fp8_bf16_nt_masked",
     "per_block_cast_to_fp8",
     "per_token_cast_to_fp8",
+    "set_mk_alignment_for_contiguous_layout",
     "set_num_sms",
     "wgrad_gemm_fp8_fp8_fp32_nt",
 ]

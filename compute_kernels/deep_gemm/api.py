@@ -9,7 +9,12 @@ import torch
 
 from threefs.compute_kernels.deep_gemm.checks import Quantised, check_fp8_operands, check_groups, check_output
 from threefs.compute_kernels.deep_gemm.fp8_gemm import CONTIGUOUS, DENSE, MASKED, launch_gemm
-from threefs.compute_kernels.deep_gemm.layout import get_col_major_tma_aligned_tensor, sms_limit, sms_of
+from threefs.compute_kernels.deep_gemm.layout import (
+    contiguous_alignment,
+    get_col_major_tma_aligned_tensor,
+    sms_limit,
+    sms_of,
+)
 from threefs.compute_kernels.deep_gemm.tilings import choose_contiguous, choose_dense, choose_masked
 from threefs.compute_kernels.errors import InvalidInput
 from threefs.compute_kernels.jit import replay
@@ -50,8 +55,9 @@ def m_grouped_gemm_fp8_fp8_bf16_nt_contiguous(
 ) -> None:
     """out [m, n] = each row of lhs [m, k] times the matrix of its group, rhs ([g, n, k], ...).
 
-    `m_indices` int32 [m] names each row's group. A group's rows start at a multiple of 128 and the first row of each
-    128 decides for all of them; blocks that start with -1 are left untouched.
+    `m_indices` int32 [m] names each row's group. A group's rows start at a multiple of 128 (or of 64, see
+    `set_mk_alignment_for_contiguous_layout`) and the first row of each such block decides for all of them; blocks that
+    start with -1 are left untouched.
     """
 
     def first_time() -> bool:
@@ -62,10 +68,11 @@ def m_grouped_gemm_fp8_fp8_bf16_nt_contiguous(
         if m == 0 or n == 0:
             return False
         scale_a = get_col_major_tma_aligned_tensor(lhs[1])
-        launch_gemm(choose_contiguous(m, n, k, sms), CONTIGUOUS, lhs[0], scale_a, *rhs, out, m_indices, sms)
+        tiling = choose_contiguous(m, n, k, sms, contiguous_alignment())
+        launch_gemm(tiling, CONTIGUOUS, lhs[0], scale_a, *rhs, out, m_indices, sms)
         return scale_a is lhs[1]
 
-    replay.run(("contiguous", sms_limit()), (*lhs, *rhs, out, m_indices), first_time)
+    replay.run(("contiguous", contiguous_alignment(), sms_limit()), (*lhs, *rhs, out, m_indices), first_time)
 
 
 def m_grouped_gemm_fp8_fp8_bf16_nt_masked(

@@ -12,6 +12,7 @@ constexpr u32 kBytesA = kBlockM * kBlockK * 2, kBytesB = kBlockN * kBlockK * 2, 
 constexpr u32 kLoadRegisters = 40, kMathRegisters = 232;  // with two math groups
 
 static_assert(SPLIT_K == 1 && CLUSTER == 1, "every block makes whole tiles on its own");
+static_assert(LAYOUT != kKGrouped || (A_MN && B_MN && OUT_FLOAT), "the groups' K is the outer axis of both; empty groups keep what is there");
 static_assert(!B_MN || kBlockN % 64 == 0, "boxes of 64 columns");
 
 #if A_MN && B_MN
@@ -29,6 +30,12 @@ struct Shared {
   u8* staging;        // a small transpose area for each math warp
   u64 *full, *empty;  // one barrier a stage
 };
+
+// The K blocks of a tile; for kKGrouped counted over all groups.
+DEVICE u32 first_block(const Problem& p, const Tile& tile) { return LAYOUT == kKGrouped ? p.sFirstBlock[tile.group] : 0; }
+DEVICE u32 block_count(const Problem& p, const Tile& tile) {
+  return LAYOUT == kKGrouped ? p.sFirstBlock[tile.group + 1] - p.sFirstBlock[tile.group] : p.k_blocks;
+}
 
 // ---------------------------------------------------------------- load
 // `rows` rows of an operand from `row`, K from `k`; `first_k` is where its group's K begins if K is the outer axis.
@@ -50,13 +57,14 @@ DEVICE void load_tiles(const Problem& p, const Shared& s, const TensorMap& map_a
     const Tile tile = scheduler.at(p, index, 0);
     if (tile.skip) continue;
     const u32 row_b = B_MN ? tile.column : tile.group * p.n + tile.column;
-    const u32 first_k = B_MN ? tile.group * p.k : 0;
-    for (u32 kb = 0; kb < p.k_blocks; ++kb, ring.next()) {
+    const u32 first_k = LAYOUT == kKGrouped ? first_block(p, tile) * kBlockK : B_MN ? tile.group * p.k : 0;
+    const u32 first_k_a = LAYOUT == kKGrouped ? first_k : 0, blocks = block_count(p, tile);
+    for (u32 kb = 0; kb < blocks; ++kb, ring.next()) {
       barrier_wait(s.empty + ring.stage, ring.parity ^ 1);
       u64* full = s.full + ring.stage;
       barrier_expect_bytes(full, kStageBytes);
       u8* sA = s.stages + ring.stage * kStageBytes;
-      load_operand<A_MN, kBlockM>(map_a, full, sA, tile.row, kb * kBlockK, 0, kEvictNormal);
+      load_operand<A_MN, kBlockM>(map_a, full, sA, tile.row, kb * kBlockK, first_k_a, kEvictNormal);
       load_operand<B_MN, kBlockN>(map_b, full, sA + kBytesA, row_b, kb * kBlockK, first_k, kEvictNormal);
     }
   }
@@ -64,9 +72,9 @@ DEVICE void load_tiles(const Problem& p, const Shared& s, const TensorMap& map_a
 
 // ---------------------------------------------------------------- multiply
 template <u32 kGroup>
-DEVICE void multiply_tile(const Problem& p, const Shared& s, Ring& ring, Sum (&rSum)[WAVES]) {
+DEVICE void multiply_tile(const Shared& s, Ring& ring, Sum (&rSum)[WAVES], u32 blocks) {
   Ring before = ring;
-  for (u32 kb = 0; kb < p.k_blocks; ++kb) {
+  for (u32 kb = 0; kb < blocks; ++kb) {
     barrier_wait(s.full + ring.stage, ring.parity);
     const u32 sA = smem_address(s.stages + ring.stage * kStageBytes), sB = sA + kBytesA;
     const u64 b = B_MN ? mn_major_descriptor(sB, kBoxBytes) : k_major_descriptor(sB);
@@ -100,13 +108,14 @@ DEVICE void multiply_tiles(const Problem& p, const Shared& s, void* gOut) {
   const u32 total = scheduler.count(p), warp = threadIdx.x / 32 % 4;
   for (u32 index = blockIdx.x; index < total; index += gridDim.x) {
     const Tile tile = scheduler.at(p, index, 0);
-    if (tile.skip) continue;
+    const u32 blocks = block_count(p, tile);
+    if (tile.skip || blocks == 0) continue;
     Sum rSum[WAVES];
-    multiply_tile<kGroup>(p, s, ring, rSum);
+    multiply_tile<kGroup>(s, ring, rSum, blocks);
 #pragma unroll
     for (u32 w = 0; w < WAVES; ++w) {
       const u32 row = tile.row + (kGroup * WAVES + w) * 64 + warp * 16;
-      if constexpr (OUT_FLOAT) add_wave(rSum[w], static_cast<float*>(gOut), p, row, tile.row_end, tile.column);
+      if constexpr (OUT_FLOAT) add_wave(rSum[w], static_cast<float*>(gOut) + (LAYOUT == kKGrouped ? u64(tile.group) * p.rows * p.n : 0), p, row, tile.row_end, tile.column);
       else store_wave(rSum[w], smem_address(s.staging + (kGroup * 4 + warp) * kStagingBytes), static_cast<u16*>(gOut), p, row, tile.row_end, tile.column);
     }
   }
@@ -135,8 +144,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS_PER_SM)
   }
   wait_for_previous_kernel();
   let_next_kernel_start();
-  if constexpr (LAYOUT == kMasked) {
-    if (warp == 1) count_row_blocks(p, sFirstBlock);
+  if constexpr (LAYOUT == kMasked || LAYOUT == kKGrouped) {
+    if (warp == 1) count_blocks(p, sFirstBlock, LAYOUT == kMasked ? kBlockM : kBlockK);
   }
   __syncthreads();
   if (threadIdx.x >= kMathThreads) {

@@ -16,10 +16,15 @@ from pathlib import Path
 
 import torch
 
-from threefs.compute_kernels.deep_gemm.checks import check_bf16_operands, check_groups, check_output
-from threefs.compute_kernels.deep_gemm.layout import ceil_div, sms_of
+from threefs.compute_kernels.deep_gemm.checks import (
+    check_bf16_k_groups,
+    check_bf16_operands,
+    check_groups,
+    check_output,
+)
+from threefs.compute_kernels.deep_gemm.layout import ceil_div, contiguous_alignment, sms_limit, sms_of
 from threefs.compute_kernels.errors import InvalidInput
-from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, tensor_map
+from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, replay, tensor_map
 from threefs.compute_kernels.jit.driver import SHARED_MEMORY_BYTES_MAX
 
 __all__ = [
@@ -29,12 +34,13 @@ __all__ = [
     "bf16_gemm_tn",
     "bf16_gemm_tt",
     "choose_bf16",
+    "k_grouped_bf16_gemm_tn_contiguous",
     "m_grouped_bf16_gemm_nt_contiguous",
     "m_grouped_bf16_gemm_nt_masked",
     "reference_bf16_gemm",
 ]
 
-_DENSE, _CONTIGUOUS, _MASKED = 0, 1, 2
+_DENSE, _CONTIGUOUS, _MASKED, _K_GROUPED = 0, 1, 2, 3
 _FILE = Path(__file__).with_name("bf16_gemm.cu")
 _K_STEP = 64
 
@@ -63,16 +69,18 @@ class Bf16Tiling:
 _FAMILIES = ((2, 256, 1.0), (2, 192, 1.05), (2, 128, 1.15), (2, 64, 1.5), (1, 256, 1.3), (1, 128, 1.5), (1, 64, 2.0))
 
 
-@lru_cache(maxsize=4096)
 def choose_bf16(m: int, n: int, layout: int, num_sms: int, groups: int = 1) -> Bf16Tiling:
     """Fewest waves times area times the family's loss; contiguous groups need tiles of at most 128 rows."""
 
     def cost(family: tuple[int, int, float]) -> float:
         math_groups, block_n, loss = family
-        tiles = ceil_div(m, 64 * math_groups) * ceil_div(n, block_n) * (groups if layout == _MASKED else 1)
+        tiles = (
+            ceil_div(m, 64 * math_groups) * ceil_div(n, block_n) * (groups if layout in (_MASKED, _K_GROUPED) else 1)
+        )
         return ceil_div(tiles, num_sms) * math_groups * block_n * loss
 
-    math_groups, block_n, _ = min(_FAMILIES, key=cost)
+    rows_max = contiguous_alignment() if layout == _CONTIGUOUS else 128
+    math_groups, block_n, _ = min((family for family in _FAMILIES if 64 * family[0] <= rows_max), key=cost)
     for stages in (8, 7, 6, 5, 4, 3):
         tiling = Bf16Tiling(block_n, math_groups, stages)
         if tiling.shared_bytes(groups) <= SHARED_MEMORY_BYTES_MAX:
@@ -108,11 +116,12 @@ def _launch(
     groups: torch.Tensor | None,
     a_mn: bool,
     b_mn: bool,
+    k_groups: int = 0,
 ) -> None:
     """Queue the kernel. `a` is [.., m, k] or, if `a_mn`, [k, m]; `b` is [.., n, k] or [k, n]. Checked already."""
     m, k = (a.shape[-1], a.shape[-2]) if a_mn else (a.shape[-2], a.shape[-1])
     n = b.shape[-1] if b_mn else b.shape[-2]
-    count = b.shape[0] if b.dim() == 3 else 1
+    count = k_groups or (b.shape[0] if b.dim() == 3 else 1)
     sms = sms_of(a.device)
     tiling = choose_bf16(m, n, layout, sms, count)
     all_rows = m * count if layout == _MASKED else m
@@ -126,7 +135,9 @@ def _launch(
         if b_mn
         else tensor_map(b, (k, n * count), (k,), (_K_STEP, tiling.block_n))
     )
-    tiles = ceil_div(m, tiling.block_m) * (count if layout == _MASKED else 1) * ceil_div(n, tiling.block_n)
+    tiles = (
+        ceil_div(m, tiling.block_m) * (count if layout in (_MASKED, _K_GROUPED) else 1) * ceil_div(n, tiling.block_n)
+    )
     pointers = (out.data_ptr(), 0 if groups is None else groups.data_ptr())
     numbers = (m, n, k, count, max(2048 // tiling.block_m, 1))
     source = tiling.source(layout, a_mn=a_mn, b_mn=b_mn, out_float=out.dtype == torch.float32)
@@ -136,21 +147,27 @@ def _launch(
 
 
 def _dense(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None, a_mn: bool, b_mn: bool) -> None:
-    m, n, _ = check_bf16_operands(a, b, a_mn=a_mn, b_mn=b_mn)
-    check_output(d, (m, n), a.device, torch.float32 if d.dtype == torch.float32 else torch.bfloat16)
     if c is not None:
         if d.dtype != torch.float32:
             raise InvalidInput("c is given; a bf16 output cannot accumulate, pass c=None or a float32 d")
-        check_output(c, (m, n), a.device, torch.float32)
-    sms_of(a.device)
-    if m == 0 or n == 0:
-        return
-    if d.dtype == torch.float32:  # the kernel adds to what is there
-        if c is None:
-            d.zero_()
-        elif c.data_ptr() != d.data_ptr():
-            d.copy_(c)
-    _launch(_DENSE, a, b, d, None, a_mn, b_mn)
+        check_output(c, tuple(d.shape), d.device, torch.float32)
+
+    def first_time() -> bool:
+        m, n, _ = check_bf16_operands(a, b, a_mn=a_mn, b_mn=b_mn)
+        check_output(d, (m, n), a.device, torch.float32 if d.dtype == torch.float32 else torch.bfloat16)
+        sms_of(a.device)
+        if m == 0 or n == 0:
+            return False
+        if d.dtype == torch.float32:  # the kernel adds to what is there
+            if c is None:
+                d.zero_()
+            elif c.data_ptr() != d.data_ptr():
+                d.copy_(c)
+        _launch(_DENSE, a, b, d, None, a_mn, b_mn)
+        return d.dtype != torch.float32 or (c is not None and c.data_ptr() == d.data_ptr())
+
+    kept = c is not None and c.data_ptr() == d.data_ptr()
+    replay.run(("bf16", a_mn, b_mn, c is None, kept, sms_limit()), (a, b, d), first_time)
 
 
 def bf16_gemm_nt(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None = None) -> None:
@@ -178,29 +195,72 @@ def m_grouped_bf16_gemm_nt_contiguous(
 ) -> None:
     """d [m, n] bf16 = each row of a [m, k] times the matrix of its group, b [g, n, k].
 
-    `grouped_layout` int32 [m] names each row's group; groups start at multiples of 128, a block that starts with -1 is
-    left untouched.
+    `grouped_layout` int32 [m] names each row's group; groups start at multiples of 128 (or of
+    64, see `set_mk_alignment_for_contiguous_layout`), a block that starts with -1 is left untouched.
     """
-    m, n, _ = check_bf16_operands(a, b, rhs_dims=3)
-    check_output(d, (m, n), a.device)
-    check_groups("grouped_layout", grouped_layout, m, a.device)
-    sms_of(a.device)
-    if m and n:
-        _launch(_CONTIGUOUS, a, b, d, grouped_layout, False, False)
+
+    def first_time() -> bool:
+        m, n, _ = check_bf16_operands(a, b, rhs_dims=3)
+        check_output(d, (m, n), a.device)
+        check_groups("grouped_layout", grouped_layout, m, a.device)
+        sms_of(a.device)
+        if m and n:
+            _launch(_CONTIGUOUS, a, b, d, grouped_layout, False, False)
+        return True
+
+    replay.run(("bf16 contiguous", contiguous_alignment(), sms_limit()), (a, b, d, grouped_layout), first_time)
 
 
 def m_grouped_bf16_gemm_nt_masked(
     a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, masked_m: torch.Tensor, expected_m: int
 ) -> None:
     """d [g, m_max, n] bf16: the first `masked_m[g]` rows of each group of a [g, m_max, k] times b [g, n, k]."""
-    m, n, _ = check_bf16_operands(a, b, lhs_dims=3, rhs_dims=3)
-    check_output(d, (a.shape[0], m, n), a.device)
-    check_groups("masked_m", masked_m, a.shape[0], a.device)
-    if expected_m < 0:
-        raise InvalidInput(f"expected_m is {expected_m}; it must be 0 or more")
+
+    def first_time() -> bool:
+        m, n, _ = check_bf16_operands(a, b, lhs_dims=3, rhs_dims=3)
+        check_output(d, (a.shape[0], m, n), a.device)
+        check_groups("masked_m", masked_m, a.shape[0], a.device)
+        if expected_m < 0:
+            raise InvalidInput(f"expected_m is {expected_m}; it must be 0 or more")
+        sms_of(a.device)
+        if m and n and a.shape[0]:
+            _launch(_MASKED, a, b, d, masked_m, False, False)
+        return True
+
+    replay.run(("bf16 masked", expected_m, sms_limit()), (a, b, d, masked_m), first_time)
+
+
+def k_grouped_bf16_gemm_tn_contiguous(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    d: torch.Tensor,
+    ks: list[int],
+    ks_tensor: torch.Tensor,
+    c: torch.Tensor | None = None,
+) -> None:
+    """d [g, m, n] float32: d[g] = c[g] + a_g.T @ b_g; the groups' a_g [k_g, m] and b_g [k_g, n] lie behind each other.
+
+    Each k_g is a multiple of 64, which is one stage of the kernel, and may be 0. `ks_tensor` int32 holds the k_g on the
+    device; what is queued depends on `ks` through its sum and length only.
+    """
+    m, n = check_bf16_k_groups(a, b, ks, _K_STEP)
+    check_output(d, (len(ks), m, n), a.device, torch.float32)
+    check_groups("ks_tensor", ks_tensor, len(ks), a.device)
+    if c is not None:
+        check_output(c, (len(ks), m, n), a.device, torch.float32)
     sms_of(a.device)
-    if m and n and a.shape[0]:
-        _launch(_MASKED, a, b, d, masked_m, False, False)
+
+    if c is None:
+        d.zero_()
+    elif c.data_ptr() != d.data_ptr():
+        d.copy_(c)
+
+    def first_time() -> bool:
+        _launch(_K_GROUPED, a, b, d, ks_tensor, True, True, len(ks))
+        return True
+
+    if m and n and sum(ks):
+        replay.run(("bf16 k-grouped", len(ks), sms_limit()), (a, b, d, ks_tensor), first_time)
 
 
 def reference_bf16_gemm(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:

@@ -11,6 +11,7 @@ from threefs.compute_kernels.errors import InvalidInput
 
 __all__ = [
     "Quantised",
+    "check_bf16_k_groups",
     "check_bf16_operands",
     "check_fine_operands",
     "check_fp8_operands",
@@ -94,7 +95,7 @@ def check_fine_operands(lhs: Quantised, rhs: Quantised) -> tuple[int, int, int]:
     m, k, n = a.shape[0], a.shape[1], b.shape[0]
     _expect(b.shape[1] == k, lambda: f"lhs has k = {k} and rhs has k = {b.shape[1]}; both must have the same")
     _expect(k > 0, lambda: "k is 0; there is nothing to multiply")
-    _expect(n % 2 == 0, lambda: f"n is {n}; it must be even, so that the output is added to in pairs")
+    _expect(n % 4 == 0, lambda: f"n is {n}; it must be a multiple of 4, so that output rows are a multiple of 16 bytes")
     _check_scale("lhs scales", scale_a, (m, ceil_div(k, K_BLOCK)))
     _check_scale("rhs scales", scale_b, (n, ceil_div(k, K_BLOCK)))
     _check_devices(a, {"lhs scales": scale_a, "rhs": b, "rhs scales": scale_b})
@@ -106,7 +107,7 @@ def check_k_groups(lhs: Quantised, rhs: Quantised, ks: list[int]) -> tuple[int, 
     blocks, total = sum(ceil_div(k, K_BLOCK) for k in ks), sum(ks)
     _expect(all(k >= 0 and k % 16 == 0 for k in ks), lambda: f"the k's are {ks}; each must be a multiple of 16")
     m, n = (_check_packed(name, side, ks, blocks, total) for name, side in (("lhs", lhs), ("rhs", rhs)))
-    _expect(n % 2 == 0, lambda: f"n is {n}; it must be even, so that the output is added to in pairs")
+    _expect(n % 4 == 0, lambda: f"n is {n}; it must be a multiple of 4, so that output rows are a multiple of 16 bytes")
     _check_devices(lhs[0], {"lhs scales": lhs[1], "rhs": rhs[0], "rhs scales": rhs[1]})
     return m, n
 
@@ -156,3 +157,15 @@ def check_bf16_operands(
         raise InvalidInput(f"a has {a.shape[0]} groups and b has {b.shape[0]}; both must have the same")
     _check_devices(a, {"b": b})
     return m, n, k
+
+
+def check_bf16_k_groups(a: torch.Tensor, b: torch.Tensor, ks: list[int], step: int) -> tuple[int, int]:
+    """a [sum of ks, m] and b [sum of ks, n]; returns m and n."""
+    _expect(all(k >= 0 and k % step == 0 for k in ks), lambda: f"the k's are {ks}; each must be a multiple of {step}")
+    for name, tensor in (("a", a), ("b", b)):
+        if tensor.dim() != 2 or tensor.shape[0] != sum(ks):
+            raise InvalidInput(f"{name} has shape {tuple(tensor.shape)}; the k's {ks} are {sum(ks)} rows")
+    if sum(ks) == 0:
+        return a.shape[1], b.shape[1]
+    m, n, _ = check_bf16_operands(a, b, a_mn=True, b_mn=True)
+    return m, n

@@ -251,7 +251,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS_PER_SM)
   wait_for_previous_kernel();
   let_next_kernel_start();
   if constexpr (LAYOUT == kMasked) {
-    if (warp == 1) count_row_blocks(p, sFirstBlock);
+    if (warp == 1) count_blocks(p, sFirstBlock, kBlockM);
   }
   __syncthreads();
   if constexpr (kCluster > 1) cluster_sync_relaxed();

@@ -5,7 +5,7 @@
 #pragma once
 #include "wgmma.cuh"
 
-enum Layout : u32 { kDense = 0, kContiguous = 1, kMasked = 2 };
+enum Layout : u32 { kDense = 0, kContiguous = 1, kMasked = 2, kKGrouped = 3 };  // kKGrouped: groups share m and n, each has its own K
 
 constexpr u32 kBlockM = 64 * MATH_GROUPS * WAVES, kBlockN = BLOCK_N;
 constexpr u32 kMathThreads = 128 * MATH_GROUPS, kThreads = kMathThreads + 128;
@@ -24,8 +24,8 @@ using Sum = float[kBlockN / 2];
 struct Problem {
   u32 rows, n, k_blocks;    // rows of one group for kMasked, of all for the others
   u32 groups, raster;       // raster: row blocks that are walked before the next column block
-  const i32* gGroups;       // kContiguous: group of each row; kMasked: rows in use of each group
-  const u32* sFirstBlock;   // kMasked: row blocks before each group, groups + 1 values
+  const i32* gGroups;       // kContiguous: group of each row; kMasked: rows in use of each group; kKGrouped: its K
+  const u32* sFirstBlock;   // row blocks (kMasked) or K blocks (kKGrouped) before each group, groups + 1 values
   u32 k = 0;                // for operands whose outer axis is K
 };
 
@@ -40,7 +40,7 @@ struct Scheduler {
   u32 group = 0;
   DEVICE u32 count(const Problem& p) const {
     const u32 row_units = ceil_div(LAYOUT == kMasked ? p.sFirstBlock[p.groups] : ceil_div(p.rows, kBlockM), SHARE_A ? 1 : kPair);
-    return row_units * ceil_div(ceil_div(p.n, kBlockN), SHARE_A ? kPair : 1);
+    return row_units * ceil_div(ceil_div(p.n, kBlockN), SHARE_A ? kPair : 1) * (LAYOUT == kKGrouped ? p.groups : 1);
   }
 
   DEVICE Tile at(const Problem& p, u32 index, u32 rank) {
@@ -53,6 +53,10 @@ struct Scheduler {
       m_units = p.sFirstBlock[group + 1] - first_unit;
     } else {
       m_units = ceil_div(ceil_div(p.rows, kBlockM), SHARE_A ? 1 : kPair);
+    }
+    if constexpr (LAYOUT == kKGrouped) {
+      group = index / (m_units * n_units);
+      index -= group * m_units * n_units;
     }
     const u32 band = index / (p.raster * n_units), inside = index - band * p.raster * n_units;
     const u32 band_first = band * p.raster, band_rows = smaller(p.raster, m_units - band_first);
@@ -67,6 +71,7 @@ struct Scheduler {
       tile.skip = id < 0;
       tile.group = id < 0 ? 0 : id;
     }
+    if constexpr (LAYOUT == kKGrouped) tile.group = group;
     if constexpr (LAYOUT == kMasked) {
       tile.group = group;
       tile.row_end = group * p.rows + __ldg(p.gGroups + group);
@@ -86,12 +91,12 @@ struct Ring {
   }
 };
 
-// One warp: the running sum of row blocks; empty groups add nothing and cost nothing later.
-DEVICE void count_row_blocks(const Problem& p, u32* sFirstBlock) {
+// One warp: the running sum of blocks of so many rows, or of K; empty groups add nothing and cost nothing later.
+DEVICE void count_blocks(const Problem& p, u32* sFirstBlock, u32 block) {
   u32 before = 0;
   for (u32 first = 0; first < p.groups; first += 32) {
     const u32 g = first + lane_index();
-    u32 sum = g < p.groups ? ceil_div(u32(__ldg(p.gGroups + g)), kBlockM) : 0;
+    u32 sum = g < p.groups ? ceil_div(u32(__ldg(p.gGroups + g)), block) : 0;
 #pragma unroll
     for (u32 d = 1; d < 32; d *= 2) {
       const u32 left = __shfl_up_sync(0xffffffffu, sum, d);

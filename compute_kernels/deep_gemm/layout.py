@@ -14,10 +14,12 @@ from threefs.compute_kernels.jit.driver import require_hopper
 
 __all__ = [
     "ceil_div",
+    "contiguous_alignment",
     "get_col_major_tma_aligned_tensor",
     "get_m_alignment_for_contiguous_layout",
     "get_num_sms",
     "get_tma_aligned_size",
+    "set_mk_alignment_for_contiguous_layout",
     "set_num_sms",
     "sms_limit",
     "sms_of",
@@ -26,6 +28,7 @@ __all__ = [
 K_BLOCK = 128  # values that share one activation scale
 _TMA_BYTES = 16
 _sms_limit: int | None = None
+_contiguous_alignment = 128
 
 
 def ceil_div(x: int, y: int) -> int:
@@ -42,7 +45,23 @@ def get_tma_aligned_size(x: int, element_size: int) -> int:
 
 def get_m_alignment_for_contiguous_layout() -> int:
     """Rows at whose multiples each group of the contiguous grouped layout begins."""
-    return 128
+    return contiguous_alignment()
+
+
+def set_mk_alignment_for_contiguous_layout(rows: int) -> None:
+    """Let groups of the contiguous layout begin at multiples of 64 rows: less padding for small groups, smaller tiles.
+
+    All calls of the process use it from now on.
+    """
+    global _contiguous_alignment
+    if rows not in (64, 128):
+        raise InvalidInput(f"the alignment is {rows}; it may be 64 or 128 rows")
+    _contiguous_alignment = rows
+
+
+def contiguous_alignment() -> int:
+    """What `set_mk_alignment_for_contiguous_layout` set, else 128."""
+    return _contiguous_alignment
 
 
 def set_num_sms(count: int) -> None:

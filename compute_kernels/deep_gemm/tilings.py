@@ -33,6 +33,8 @@ _LARGE = (
     (144, 1, 1.13),
     (128, 1, 1.15),
 )
+# (block_n, relative time) of tiles of 64 rows, of which two blocks share a multiprocessor
+_LOW = ((128, 1.35), (64, 1.6))
 
 
 def _large_tilings() -> Iterator[tuple[Tiling, float]]:
@@ -105,9 +107,16 @@ def choose_dense(m: int, n: int, k: int, num_sms: int) -> Tiling:
     return _choose_large(_large_tilings(), m, n, num_sms)
 
 
+def _low_tilings() -> Iterator[tuple[Tiling, float]]:
+    for block_n, loss in _LOW:
+        yield Tiling(block_n, math_groups=1, waves=1, stages=4, blocks_per_sm=2), loss
+
+
 @lru_cache(maxsize=1024)
-def choose_contiguous(m: int, n: int, k: int, num_sms: int) -> Tiling:
-    """As dense, but with tiles of 128 rows: a tile may not reach into the next group."""
+def choose_contiguous(m: int, n: int, k: int, num_sms: int, alignment: int = 128) -> Tiling:
+    """As dense, but with tiles of `alignment` rows: a tile may not reach into the next group."""
+    if alignment == 64:
+        return _choose_large(_low_tilings(), m, n, num_sms)
     return _choose_large((pair for pair in _large_tilings() if pair[0].block_m == 128), m, n, num_sms)
 
 

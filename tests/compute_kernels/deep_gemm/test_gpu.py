@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from threefs.compute_kernels import deep_gemm
+from threefs.compute_kernels.deep_gemm import layout
 from threefs.compute_kernels.deep_gemm.fp8_gemm import reference_gemm
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a Hopper GPU")]
@@ -75,13 +76,15 @@ def test_zeros_are_exact() -> None:
     assert bool((out == 0).all())
 
 
+@pytest.mark.parametrize("alignment", [128, 64])
 @pytest.mark.parametrize(("groups", "n", "k"), [(4, 4096, 7168), (8, 7168, 2048), (5, 576, 1024), (3, 136, 272)])
-def test_contiguous_groups(groups: int, n: int, k: int) -> None:
+def test_contiguous_groups(groups: int, n: int, k: int, alignment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "_contiguous_alignment", alignment)
     dice = random.Random(groups)
     sizes = [0 if g == 1 else dice.randint(1, 700) for g in range(groups)]
     ids: list[int] = []
     for group, size in enumerate(sizes):
-        ids += [group] * size + [-1] * (-size % 128)
+        ids += [group] * size + [-1] * (-size % alignment)
     ids += [-1] * 128  # a whole block that belongs to nobody
     m = len(ids)
     weights = [_operands(1, n, k)[1] for _ in range(groups)]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from threefs.compute_kernels import deep_gemm
+from threefs.compute_kernels.deep_gemm import layout
 from threefs.compute_kernels.deep_gemm.bf16_gemm import reference_bf16_gemm
 from threefs.compute_kernels.deep_gemm.fp8_wgrad import reference_wgrad
 from threefs.compute_kernels.deep_gemm.mqa_logits import reference_mqa_logits
@@ -58,13 +59,17 @@ def test_bf16_dense(form: str, m: int, n: int, k: int) -> None:
     assert _error(wide, wanted + addend) < 2e-5
 
 
-@pytest.mark.parametrize(("groups", "n", "k"), [(4, 4096, 2048), (5, 576, 1024), (3, 136, 272)])
-def test_bf16_groups(groups: int, n: int, k: int) -> None:
+@pytest.mark.parametrize(
+    ("groups", "n", "k", "alignment"),
+    [(4, 4096, 2048, 128), (5, 576, 1024, 128), (3, 136, 272, 128), (5, 576, 1024, 64), (3, 136, 272, 64)],
+)
+def test_bf16_groups(groups: int, n: int, k: int, alignment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "_contiguous_alignment", alignment)
     dice = random.Random(groups)
     ids: list[int] = []
     for group in range(groups):
         size = 0 if group == 1 else dice.randint(1, 700)
-        ids += [group] * size + [-1] * (-size % 128)
+        ids += [group] * size + [-1] * (-size % alignment)
     ids += [-1] * 128
     a, b = _bf16(len(ids), k), _bf16(groups, n, k)
     out = torch.full((len(ids), n), 7.0, dtype=torch.bfloat16, device="cuda")
@@ -83,11 +88,33 @@ def test_bf16_groups(groups: int, n: int, k: int) -> None:
         assert bool((out[group, size:] == 7.0).all())
 
 
+@pytest.mark.parametrize(("m", "n", "ks"), [(4096, 7168, [1024, 0, 2048]), (136, 264, [0, 64, 192, 0, 128] * 15)])
+def test_bf16_k_grouped(m: int, n: int, ks: list[int]) -> None:
+    a, b = _bf16(sum(ks), m), _bf16(sum(ks), n)
+    on_device = torch.tensor(ks, dtype=torch.int32, device="cuda")
+    start = torch.randn(len(ks), m, n, device="cuda")
+    out, again, kept = torch.full_like(start, NAN), torch.full_like(start, NAN), start.clone()
+    deep_gemm.k_grouped_bf16_gemm_tn_contiguous(a, b, out, ks, on_device, start)
+    deep_gemm.k_grouped_bf16_gemm_tn_contiguous(a, b, again, ks, on_device)
+    deep_gemm.k_grouped_bf16_gemm_tn_contiguous(a, b, kept, ks, on_device, kept)
+    assert torch.equal(out, kept), "the same bits each time"
+    for group, (left, right) in enumerate(zip(a.split(ks), b.split(ks), strict=True)):
+        wanted = reference_bf16_gemm(left.t(), right.t())
+        if ks[group] == 0:
+            assert torch.equal(out[group], start[group])
+            assert not again[group].any()
+        else:
+            assert _error(again[group], wanted) < 2e-5, group
+            assert _error(out[group], wanted + start[group]) < 2e-5, group
+
+
 def _fine(rows: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     return deep_gemm.per_token_cast_to_fp8(torch.randn(rows, k, device="cuda"))
 
 
-@pytest.mark.parametrize(("m", "n", "k"), [(128, 128, 128), (300, 136, 1040), (4096, 7168, 4096), (7168, 2048, 8192)])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(128, 128, 128), (300, 136, 1040), (1, 4, 16), (4096, 7168, 4096), (7168, 2048, 8192)]
+)
 def test_weight_gradient(m: int, n: int, k: int) -> None:
     lhs, rhs = _fine(m, k), _fine(n, k)
     start = torch.randn(m, n, device="cuda")
@@ -151,7 +178,10 @@ def test_mqa_logits(s: int, s_k: int, heads: int, dim: int) -> None:
     _same_logits(packed, moved)
 
 
-@pytest.mark.parametrize(("heads", "dim", "next_n"), [(64, 128, 1), (64, 128, 4), (32, 64, 2), (16, 128, 3)])
+@pytest.mark.parametrize(
+    ("heads", "dim", "next_n"),
+    [(64, 128, 1), (64, 128, 3), (64, 128, 4), (32, 64, 2), (16, 128, 3), (16, 64, 5), (16, 128, 16)],
+)
 def test_paged_mqa_logits(heads: int, dim: int, next_n: int) -> None:
     lengths = [1, 0, 64, 65, 5000, 700, 128, 2049]
     pages = [-(-length // 64) for length in lengths]

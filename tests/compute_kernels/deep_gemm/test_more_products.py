@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from threefs.compute_kernels import deep_gemm, jit
+from threefs.compute_kernels.deep_gemm import layout
 from threefs.compute_kernels.deep_gemm.bf16_gemm import choose_bf16, reference_bf16_gemm
 from threefs.compute_kernels.deep_gemm.fp8_wgrad import reference_wgrad, wgrad_source
 from threefs.compute_kernels.deep_gemm.mqa_logits import mqa_source, reference_mqa_logits
+from threefs.compute_kernels.deep_gemm.tilings import choose_contiguous
 from threefs.compute_kernels.errors import DeviceUnavailable, InvalidInput
 from threefs.compute_kernels.jit import driver, replay, sass
 from threefs.compute_kernels.jit.driver import SHARED_MEMORY_BYTES_MAX
@@ -35,6 +37,19 @@ def test_every_bf16_shape_gets_a_tile_that_fits(m: int, n: int, layout: int, gro
     assert tiling.shared_bytes(groups) <= SHARED_MEMORY_BYTES_MAX
     assert tiling.stages >= 3
     assert tiling.block_m in (64, 128), "a tile stays inside a group"
+
+
+def test_groups_may_begin_at_multiples_of_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "_contiguous_alignment", 128)
+    deep_gemm.set_mk_alignment_for_contiguous_layout(64)
+    assert deep_gemm.get_m_alignment_for_contiguous_layout() == 64
+    for m, n, k in ((64, 2112, 7168), (32768, 7168, 2048)):
+        assert choose_bf16(m, n, 1, 132, 8).block_m == 64
+        tiling = choose_contiguous(m, n, k, 132, 64)
+        assert tiling.block_m == 64
+        assert tiling.is_valid(0)
+    with pytest.raises(InvalidInput, match="the alignment is 32; it may be 64 or 128"):
+        deep_gemm.set_mk_alignment_for_contiguous_layout(32)
 
 
 def test_references_agree_with_loops() -> None:
@@ -90,6 +105,18 @@ def test_wrong_operands_are_named() -> None:
                 _fp8(4, 48, 128), (_fp8(8, 128), torch.ones(8)), torch.ones(4, 48), torch.zeros(4), torch.zeros(4)
             ),
             "q has 48 heads of 128",
+        ),
+        (
+            lambda: deep_gemm.k_grouped_bf16_gemm_tn_contiguous(
+                _bf16(96, 16), _bf16(96, 24), torch.zeros(2, 16, 24), [64, 32], torch.zeros(2, dtype=torch.int32)
+            ),
+            r"the k's are \[64, 32\]; each must be a multiple of 64",
+        ),
+        (
+            lambda: deep_gemm.k_grouped_bf16_gemm_tn_contiguous(
+                _bf16(128, 16), _bf16(64, 24), torch.zeros(2, 16, 24), [64, 64], torch.zeros(2, dtype=torch.int32)
+            ),
+            r"b has shape \(64, 24\); the k's \[64, 64\] are 128 rows",
         ),
         (lambda: deep_gemm.get_paged_mqa_logits_metadata(torch.ones(2, dtype=torch.int32), 32, 4), "block_kv is 32"),
     ]
@@ -162,10 +189,19 @@ def test_only_equal_calls_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
         (choose_bf16(4096, 7168, 0, 132).source(0, a_mn=True, b_mn=True, out_float=True), "HGMMA.64x256x16", 8),
         (choose_bf16(64, 2112, 2, 132, 4).source(2), "HGMMA", 4),
         (wgrad_source(4), "QGMMA.64x128x32", 16),
-        (mqa_source(64, 4, 128, False), "QGMMA.64x256x32", 8),
-        (mqa_source(64, 2, 128, True), "QGMMA.64x128x32", 8),
+        (mqa_source(64, 4, 128, False), "QGMMA.64x128x32", 32),
+        (mqa_source(64, 2, 128, True), "QGMMA.64x128x32", 32),
+        (choose_bf16(4096, 7168, 3, 132, 4).source(3, a_mn=True, b_mn=True, out_float=True), "HGMMA.64x256x16", 8),
     ],
-    ids=["bf16 nt", "bf16 tn float", "bf16 masked", "wgrad", "logits", "paged logits"],
+    ids=[
+        "bf16 nt",
+        "bf16 tn float",
+        "bf16 masked",
+        "wgrad",
+        "logits",
+        "paged logits",
+        "bf16 k-grouped",
+    ],
 )
 def test_kernels_compile_without_spills(source: jit.KernelSource, instruction: str, count: int) -> None:
     compiled = jit.build(source)
@@ -175,3 +211,5 @@ def test_kernels_compile_without_spills(source: jit.KernelSource, instruction: s
     assert found[instruction] == count
     assert found["HMMA"] == found["LDL"] == found["STL"] == 0
     assert found["UTMALDG"] >= 2
+    if source.entry == "fp8_wgrad":
+        assert found["UTMAREDG"] > 0, "the copy engine adds"
