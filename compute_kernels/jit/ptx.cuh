@@ -295,7 +295,8 @@ DEVICE void wgmma_wait() {
 template <int kCount>
 DEVICE void pin_registers(float (&r)[kCount]) {
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(r[i])::"memory");
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(r[i]));
+  asm volatile("" ::: "memory");
 }
 
 // The compiler forgets what it knows of x: what is computed from it is computed here, not kept from before a loop.
