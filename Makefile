@@ -48,7 +48,8 @@ test: setup lint types
 	$(BIN)/pytest -m $(QUICK) tests/cluster tests/simulation
 
 proof: setup
-	$(BIN)/pytest -m proof --timeout 3600
+	$(BIN)/pytest -m proof --hypothesis-profile search --timeout 3600 -o tmp_path_retention_policy=failed
+	$(BIN)/pytest -m "hypothesis and not gpu" --hypothesis-profile search
 
 bench: setup
 	$(BIN)/pytest -m bench --timeout 3600 tests/benchmarks

@@ -19,7 +19,7 @@ from pydantic import Field
 from threefs.cli.core_service import RELEASE, CoreService
 from threefs.common.config import Address, Config, check_partial, local
 from threefs.common.errors import UserError
-from threefs.common.kv.factory import KvConfig, open_engine
+from threefs.common.kv.factory import KvConfig, await_engine
 from threefs.common.net.frame_server import FrameCarrier
 from threefs.common.net.grpc_carrier import GrpcServer
 from threefs.common.net.interface import Handler
@@ -92,7 +92,7 @@ async def build_mgmtd(config: MgmtdFile, world: World) -> Daemon:
     from threefs.mgmtd.server import MgmtdServer
     from threefs.proto.mgmtd_rpc import Mgmtd
 
-    engine = await open_engine(config.kv, world.runtime)
+    engine = await await_engine(config.kv, world.runtime)
     world.closing.push_async_callback(engine.close)
     server = MgmtdServer(
         config,
@@ -117,7 +117,7 @@ async def build_meta(config: MetaFile, world: World) -> Daemon:
     from threefs.meta.server import MetaServer
     from threefs.proto.meta_rpc import Meta
 
-    engine = await open_engine(config.kv, world.runtime)
+    engine = await await_engine(config.kv, world.runtime)
     world.closing.push_async_callback(engine.close)
     server = MetaServer(
         config,

@@ -23,7 +23,7 @@ from threefs.common.routing import Chain
 from threefs.proto import storage_pb2 as pb
 from threefs.proto.storage_rpc import Storage
 
-LOOKS = 3  # before a difference is believed
+LOOKS = 6  # before a difference is believed: a disk or a processor that is busy may hold a commit back for seconds
 LOOK_AGAIN_S = 0.5
 _PAGE = 1000
 

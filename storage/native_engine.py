@@ -32,13 +32,13 @@ from threefs.common.errors import (
     ThreefsError,
     Throttled,
 )
-from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, ClientId, InodeId, TargetId
+from threefs.common.ids import ChainVersion, ChunkId, ChunkVersion, InodeId, TargetId
 from threefs.native._core import ffi, lib
 from threefs.native.buffers import buffer
 from threefs.proto.data_plane import READ_REPLY_BYTES, READ_REQUEST_BYTES
+from threefs.storage import native_layout as layout
 from threefs.storage.engine import (
     CHUNK_BYTES_MAX,
-    READ_ARRAY,
     ChunkMeta,
     Commit,
     DiskFailed,
@@ -56,32 +56,8 @@ from threefs.storage.engine import (
     UpdateResult,
 )
 
-# The descriptors of native/engine.h, field by field; their sizes are compared with the compiler's below.
-_UPDATE: Final = struct.Struct("=Q16sQQQIIIIIIiIIIQ16sQII")
-_UPDATE_RESULT: Final = struct.Struct("=72xiIIIQ")
-_READ: Final = struct.Struct("=Q16sQIIIiQQQIIQ")
-_READ_RESULT: Final = struct.Struct("=44xiQQQIIQ")
-_COMMIT: Final = struct.Struct("=Q16sQQiIQ")
-_COMMIT_RESULT: Final = struct.Struct("=40xi4xQ")
-_META: Final = struct.Struct("=Q16sQQQQQIIIIIIiI16sQII16sQII")
-_FINISHED: Final = struct.Struct("=Q16sQIIQQQII")
-_ID: Final = struct.Struct(">QII")
-_GRANT: Final = struct.Struct("=QQII")
-
-for _layout, _name in (
-    (_UPDATE, "update"),
-    (_READ, "read"),
-    (_COMMIT, "commit"),
-    (_META, "meta"),
-    (_GRANT, "grant"),
-    (_FINISHED, "finished"),
-):
-    assert _layout.size == ffi.sizeof(f"struct engine_{_name}"), f"engine_{_name} is packed wrongly"
-assert _READ.size == READ_ARRAY.itemsize, "READ_ARRAY is not struct engine_read"
-
 INLINE_BYTES_MAX: Final = 1 << 20  # a batch up to this size is first tried on the event loop's thread, against the
 # page cache: cheaper than waking a thread (60 us for 128 KiB of 4 KiB reads); larger ones would hold the loop up
-
 
 FINISHED_PAGE: Final = 4096
 
@@ -159,23 +135,23 @@ class NativeEngine:
         if not updates:
             return []
         engine = self._handle()
-        packed = bytearray(_UPDATE.size * len(updates))
-        views = [_pack_update(packed, index * _UPDATE.size, update) for index, update in enumerate(updates)]
+        packed = bytearray(layout.UPDATE.size * len(updates))
+        views = [layout.pack_update(packed, index * layout.UPDATE.size, update) for index, update in enumerate(updates)]
         descriptors = ffi.from_buffer("struct engine_update[]", packed)
         await self._wait(lib.engine_stage(engine, descriptors, len(updates)), [descriptors, *views])
         return [
-            self._update_result(update, *_UPDATE_RESULT.unpack_from(packed, index * _UPDATE.size))
+            self._update_result(update, *layout.UPDATE_RESULT.unpack_from(packed, index * layout.UPDATE.size))
             for index, update in enumerate(updates)
         ]
 
     async def commit(self, commits: Sequence[Commit]) -> List[ThreefsError | None]:
-        packed = bytearray(_COMMIT.size * len(commits))
+        packed = bytearray(layout.COMMIT.size * len(commits))
         for index, wanted in enumerate(commits):
-            _COMMIT.pack_into(
+            layout.COMMIT.pack_into(
                 packed,
-                index * _COMMIT.size,
+                index * layout.COMMIT.size,
                 wanted.target,
-                _ID.pack(wanted.chunk[0], 0, wanted.chunk[1]),
+                layout.ID.pack(wanted.chunk[0], 0, wanted.chunk[1]),
                 wanted.version,
                 wanted.chain_version,
                 0,
@@ -185,7 +161,7 @@ class NativeEngine:
         lib.engine_commit(self._handle(), ffi.from_buffer("struct engine_commit[]", packed), len(commits))
         results: List[ThreefsError | None] = []
         for index, wanted in enumerate(commits):
-            code, detail = _COMMIT_RESULT.unpack_from(packed, index * _COMMIT.size)
+            code, detail = layout.COMMIT_RESULT.unpack_from(packed, index * layout.COMMIT.size)
             results.append(
                 self._error(code, detail, wanted.target, wanted.chunk, f"commit of version {wanted.version}")
                 if code
@@ -195,7 +171,7 @@ class NativeEngine:
 
     def finished(self, target: TargetId) -> List[Finished]:
         found: List[Finished] = []
-        page = bytearray(_FINISHED.size * FINISHED_PAGE)
+        page = bytearray(layout.FINISHED.size * FINISHED_PAGE)
         after: Any = ffi.NULL
         count = FINISHED_PAGE
         while count == FINISHED_PAGE:
@@ -204,7 +180,10 @@ class NativeEngine:
             )
             if count < 0:
                 raise self._error(-count, 0, target, ChunkId(InodeId(0), 0), "list of finished updates")
-            found += [_finished(_FINISHED.unpack_from(page, index * _FINISHED.size)) for index in range(count)]
+            found += [
+                layout.finished(layout.FINISHED.unpack_from(page, index * layout.FINISHED.size))
+                for index in range(count)
+            ]
             if count:
                 last = found[-1].ticket
                 after = ffi.new("struct engine_ticket *", {"client": last.client, "channel": last.channel})
@@ -219,7 +198,7 @@ class NativeEngine:
         self._note_finished(target, [Finished(replace(ticket, sequence=0), nothing, 0) for ticket in tickets])
 
     def _note_finished(self, target: TargetId, finished: Sequence[Finished]) -> None:
-        packed = b"".join([_pack_finished(target, item) for item in finished])
+        packed = b"".join([layout.pack_finished(target, item) for item in finished])
         code = lib.engine_remember(self._handle(), ffi.from_buffer("struct engine_finished[]", packed), len(finished))
         if code:
             raise self._error(code, 0, target, ChunkId(InodeId(0), 0), "note of finished updates")
@@ -233,7 +212,7 @@ class NativeEngine:
     def read_frame(
         self, body: bytes, data: memoryview, grants: Sequence[tuple[int, int, int, bool]]
     ) -> FrameAnswer | None:
-        allowed = b"".join([_GRANT.pack(target, version, chain, tail) for target, chain, version, tail in grants])
+        allowed = b"".join([layout.GRANT.pack(target, version, chain, tail) for target, chain, version, tail in grants])
         count = len(body) // READ_REQUEST_BYTES
         replies = bytearray(READ_REPLY_BYTES * count)
         length = lib.engine_read_frame(
@@ -258,21 +237,21 @@ class NativeEngine:
         return result.error
 
     async def query(self, target: TargetId, chunks: Sequence[ChunkId]) -> List[ChunkMeta | None]:
-        packed = bytearray(_META.size * len(chunks))
+        packed = bytearray(layout.META.size * len(chunks))
         for index, chunk in enumerate(chunks):
-            struct.pack_into("=Q16s", packed, index * _META.size, target, chunk.pack())
+            struct.pack_into("=Q16s", packed, index * layout.META.size, target, chunk.pack())
         lib.engine_query(self._handle(), ffi.from_buffer("struct engine_meta[]", packed), len(chunks))
         found: List[ChunkMeta | None] = []
-        for fields in _META.iter_unpack(packed):
+        for fields in layout.META.iter_unpack(packed):
             if fields[13]:
                 raise self._error(fields[13], 0, target, ChunkId.unpack(fields[1]), "query")
-            found.append(_meta(fields) if fields[14] else None)
+            found.append(layout.meta(fields) if fields[14] else None)
         return found
 
     async def list(
         self, target: TargetId, begin: ChunkId, end: ChunkId, *, limit: int = 1000, reverse: bool = False
     ) -> Sequence[ChunkMeta]:
-        packed = bytearray(_META.size * limit)
+        packed = bytearray(layout.META.size * limit)
         count = lib.engine_list(
             self._handle(),
             target,
@@ -284,7 +263,7 @@ class NativeEngine:
         )
         if count < 0:
             raise self._error(-count, 0, target, begin, "list")
-        return [_meta(_META.unpack_from(packed, index * _META.size)) for index in range(count)]
+        return [layout.meta(layout.META.unpack_from(packed, index * layout.META.size)) for index in range(count)]
 
     async def space(self) -> SpaceInfo:
         found = ffi.new("struct engine_space *")
@@ -321,7 +300,7 @@ class NativeEngine:
             count = lib.engine_reap(self._engine, self._tickets, 256)
             for index in range(count):
                 future, views, _ = self._waiting.pop(self._tickets[index])
-                _release(views)
+                layout.release(views)
                 if not future.done():
                     future.set_result(None)
 
@@ -349,18 +328,18 @@ class NativeEngine:
 
     async def _read(self, ops: Sequence[ReadOp], flags: int) -> List[ReadResult]:
         engine = self._handle()
-        packed = bytearray(_READ.size * len(ops))
+        packed = bytearray(layout.READ.size * len(ops))
         views: List[Any] = []
         total = 0
         for index, op in enumerate(ops):
             view = ffi.from_buffer(op.buffer, require_writable=True)
             views.append(view)
             total += len(view)
-            _READ.pack_into(
+            layout.READ.pack_into(
                 packed,
-                index * _READ.size,
+                index * layout.READ.size,
                 op.target,
-                _ID.pack(op.chunk[0], 0, op.chunk[1]),
+                layout.ID.pack(op.chunk[0], 0, op.chunk[1]),
                 int(ffi.cast("uintptr_t", view)),
                 op.offset,
                 len(view),
@@ -381,9 +360,10 @@ class NativeEngine:
         if left:
             await self._wait(lib.engine_read(engine, descriptors, len(ops)), views)
         else:
-            _release(views)
+            layout.release(views)
         return [
-            self._read_result(op, *_READ_RESULT.unpack_from(packed, index * _READ.size)) for index, op in enumerate(ops)
+            self._read_result(op, *layout.READ_RESULT.unpack_from(packed, index * layout.READ.size))
+            for index, op in enumerate(ops)
         ]
 
     async def read_array(self, reads: ReadArray, data: memoryview) -> None:
@@ -400,7 +380,7 @@ class NativeEngine:
         if left:
             await self._wait(lib.engine_read(engine, descriptors, len(reads)), [descriptors, view])
         else:
-            _release([descriptors, view])
+            layout.release([descriptors, view])
         if (reads["error"] == lib.ENGINE_DISK_FAILED).any():
             self._error(lib.ENGINE_DISK_FAILED, 0, TargetId(0), ChunkId(InodeId(0), 0), "read")
 
@@ -445,84 +425,6 @@ class NativeEngine:
                 reason = ffi.string(lib.engine_failure(self._engine)).decode() if self._is_open else "it was closed"
                 raise DiskFailed(f"{self._folder}: {reason or 'the disk does not work'}: replace it")
         return InternalError(f"{where}: engine error {code}")
-
-
-def _release(views: Sequence[Any]) -> None:
-    """Lets go of buffers at once. Left to the collector of cycles (a traceback makes one), a memoryview that is cleared
-    before the view upon it crashes CPython 3.11."""
-    for view in views:
-        ffi.release(view)
-
-
-def _pack_update(packed: bytearray, offset: int, update: Update) -> object:
-    """Fills one descriptor; returns the view of the data, to be kept until the ticket comes back."""
-    view = ffi.from_buffer(update.data)
-    _UPDATE.pack_into(
-        packed,
-        offset,
-        update.target,
-        _ID.pack(update.chunk[0], 0, update.chunk[1]),
-        update.version,
-        update.chain_version,
-        int(ffi.cast("uintptr_t", view)),
-        update.offset,
-        update.length if update.kind in (3, 4) else len(view),
-        update.chunk_bytes,
-        update.crc32c or 0,
-        update.kind,
-        update.crc32c is not None,
-        0,
-        0,
-        0,
-        0,
-        0,
-        update.ticket.client,
-        update.ticket.sequence,
-        update.ticket.channel,
-        0,
-    )
-    return view
-
-
-def _pack_finished(target: TargetId, item: Finished) -> bytes:
-    ticket, outcome = item.ticket, item.outcome
-    return _FINISHED.pack(
-        target,
-        ticket.client,
-        ticket.sequence,
-        ticket.channel,
-        0,
-        outcome.version,
-        outcome.chain_version,
-        item.finished_us,
-        outcome.length,
-        outcome.crc32c,
-    )
-
-
-def _finished(fields: tuple[Any, ...]) -> Finished:
-    _, client, sequence, channel, _, version, chain_version, finished_us, length, crc = fields
-    outcome = Outcome(ChunkVersion(version), ChainVersion(chain_version), length, crc)
-    return Finished(Ticket(ClientId(client), channel, sequence), outcome, finished_us)
-
-
-def _meta(fields: tuple[Any, ...]) -> ChunkMeta:
-    return ChunkMeta(
-        chunk=ChunkId.unpack(fields[1]),
-        committed=fields[2],
-        committed_chain_version=fields[3],
-        pending=fields[4],
-        pending_chain_version=fields[5],
-        modified_us=fields[6],
-        length=fields[7],
-        crc32c=fields[8],
-        pending_length=fields[9],
-        pending_crc32c=fields[10],
-        pending_remove=bool(fields[11]),
-        chunk_bytes=fields[12],
-        ticket=Ticket(ClientId(fields[15]), fields[17], fields[16]),
-        pending_ticket=Ticket(ClientId(fields[19]), fields[21], fields[20]),
-    )
 
 
 def _own(folder: Path) -> int:

@@ -60,7 +60,7 @@ def all_serving(routing: Routing) -> bool:
     return bool(states) and all(state is PublicState.SERVING for state in states)
 
 
-async def bring_up(spec: ClusterSpec, check: Callable[[], None], *, timeout_s: float = 60.0) -> None:
+async def bring_up(spec: ClusterSpec, check: Callable[[], None], *, timeout_s: float) -> None:
     """Waits until all nodes are heard, makes the chains of a new cluster, waits until all serve.
 
     `check` is called while waiting and raises if a daemon has ended.
@@ -121,7 +121,7 @@ async def make_chains(session: Session, nodes: list[NodeId], *, chains: int, rep
     for place in (place for chain in planned for place in chain.places):
         request = storage_pb.CreateTargetRequest(target=place.target, disk_index=place.disk_index)
         address = session.routing.routing.nodes[place.node].address
-        await invoke(session.transport, address, Storage.CREATE_TARGET, request, timeout_s=10.0)
+        await invoke(session.transport, address, Storage.CREATE_TARGET, request, timeout_s=60.0)
     settings = [
         pb.ChainSetting(
             chain=chain.chain,

@@ -19,8 +19,10 @@ from threefs.cli.dev.processes import Process, daemon_command, require_alive
 from threefs.cli.entry import run_async
 from threefs.common.errors import UserError
 from threefs.common.kv.etcd_local import EtcdLocal
+from threefs.common.net.ports import free_ports
 from threefs.fuse import mountpoint
 
+START_S = 180.0  # all daemons, on as few cores as there are; one that ends at its start is told of at once
 _START_ORDER = ("etcd", "mgmtd", "storage", "meta", "mount")
 
 
@@ -59,7 +61,7 @@ class DevCluster:
 
     # --- starting -----------------------------------------------------------------------------------------------
 
-    def up(self, *, timeout_s: float = 60.0) -> None:
+    def up(self, *, timeout_s: float = START_S) -> None:
         """Starts what does not run and waits until everything serves. On failure nothing new is left running."""
         started: list[DaemonSpec] = []
         with self._locked():
@@ -84,7 +86,7 @@ class DevCluster:
             self.process(daemon).stop()
             self._start(daemon)
             if daemon.role == "mount":
-                self._wait_mounted(daemon, 30.0)
+                self._wait_mounted(daemon, START_S)
             pid = self.process(daemon).pid()
             require_alive(self.process(daemon), name)
             assert pid is not None
@@ -174,5 +176,5 @@ def _with_mount(cluster: DevCluster, mount: str) -> ClusterSpec:
         )
     daemons = cluster.spec.daemons
     if not cluster.spec.of_role("mount"):
-        daemons = (*daemons, DaemonSpec("mount-1", "mount", 20001, *layout.free_ports(3)))
+        daemons = (*daemons, DaemonSpec("mount-1", "mount", 20001, *free_ports(3)))
     return replace(cluster.spec, mount=mount, daemons=daemons)

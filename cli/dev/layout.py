@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from threefs.common.errors import UserError
+from threefs.common.net.ports import free_ports
 
 FORMAT = 1
 
@@ -59,18 +59,6 @@ class ClusterSpec:
                 return daemon
         known = ", ".join(daemon.name for daemon in self.daemons)
         raise UserError(f"this cluster has no daemon {name!r}", f"it has: {known}")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
 
 
 def plan(

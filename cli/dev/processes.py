@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from threefs.common.errors import UserError
 
-STOP_S = 15.0  # what a daemon gets between SIGTERM and SIGKILL
+STOP_S = 60.0  # between SIGTERM and SIGKILL: a mount on a busy machine has files to write back
 
 
 class Process:

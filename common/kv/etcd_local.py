@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -20,6 +19,7 @@ from threefs.common.runtime.interface import Runtime
 STOP_S_MAX: Final = 2.0  # a leader whose followers end too tries for 7 s to hand over; its log is synced, so kill it
 TRANSACTION_OPS_MAX: Final = 4096
 QUOTA_BYTES: Final = 8 << 30
+ELECTION_MS: Final = 1000  # without a word from the leader; etcd's own default
 
 
 class EtcdLocal:
@@ -32,6 +32,7 @@ class EtcdLocal:
         *,
         count: int = 3,
         transaction_ops_max: int = TRANSACTION_OPS_MAX,
+        election_ms: int = ELECTION_MS,
     ) -> None:
         assert len(ports) == 2 * count, f"{count} members need {2 * count} ports, got {len(ports)}"
         program = shutil.which("etcd")
@@ -43,6 +44,7 @@ class EtcdLocal:
         self._ports = ports
         self._count = count
         self._ops_max = transaction_ops_max
+        self._election_ms = election_ms
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -67,6 +69,8 @@ class EtcdLocal:
             "initial-cluster-token": str(self.folder),
             "max-txn-ops": str(self._ops_max),
             "quota-backend-bytes": str(QUOTA_BYTES),
+            "heartbeat-interval": str(self._election_ms // 10),
+            "election-timeout": str(self._election_ms),
             "auto-compaction-mode": "periodic",
             "auto-compaction-retention": "1m",  # a snapshot is read for seconds
             "logger": "zap",
@@ -99,7 +103,7 @@ class EtcdLocal:
                 process.kill()
                 process.wait()
 
-    async def wait_ready(self, runtime: Runtime, timeout_s: float = 20.0) -> None:
+    async def wait_ready(self, runtime: Runtime, timeout_s: float = 60.0) -> None:
         """Returns once a majority serves; KvUnavailable names a member that has ended, and its log."""
         deadline = runtime.now() + timeout_s
         while True:
@@ -115,12 +119,3 @@ class EtcdLocal:
                 if runtime.now() > deadline:
                     raise
             await runtime.sleep(0.1)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody uses now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

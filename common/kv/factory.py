@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from threefs.common.config import Config
 from threefs.common.errors import UserError
+from threefs.common.kv.errors import KvUnavailable
 from threefs.common.kv.interface import KvEngine
 from threefs.common.runtime.interface import Runtime
 
 DEFAULT_PREFIX = "threefs/"
+START_S: Final = 60.0  # what a store gets to come up with its daemon
+RETRY_S: Final = 0.2
+
+_log = logging.getLogger(__name__)
 
 
 class KvConfig(Config):
@@ -26,6 +32,20 @@ class KvConfig(Config):
     prefix: str = ""  # etcd, fdb: put before every key, so that stores can share a cluster; default DEFAULT_PREFIX
     request_timeout_s: float = Field(2.0, gt=0)  # etcd: after this long another member is asked
     transaction_ops_max: int = Field(128, ge=8)  # etcd: what the members' --max-txn-ops says
+
+
+async def await_engine(config: KvConfig, runtime: Runtime, wait_s: float = START_S) -> KvEngine:
+    """`open_engine` for a daemon: members of etcd that start together with it, or still elect, are waited for."""
+    deadline = runtime.now() + wait_s
+    while True:
+        try:
+            return await open_engine(config, runtime)
+        except KvUnavailable as exc:
+            comes_by_itself = config.engine == "etcd" and not isinstance(exc.__cause__, ImportError)
+            if not comes_by_itself or runtime.now() >= deadline:
+                raise
+            _log.info("waiting for the store: %s", exc)
+        await runtime.sleep(RETRY_S)
 
 
 async def open_engine(config: KvConfig, runtime: Runtime) -> KvEngine:

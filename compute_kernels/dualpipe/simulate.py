@@ -179,10 +179,11 @@ def measure_times(
         WeightGradStore.enabled = False
         WeightGradStore.clear()
         module.zero_grad(set_to_none=True)
+    backward = max(both - forward, 0.0)
     return Times(
         forward=forward,
-        backward=max(both - forward, 0.0),
-        weight=max(both - without_weights, 0.0),
+        backward=backward,
+        weight=min(max(both - without_weights, 0.0), backward),  # a part of it, whatever a busy machine measures
         pair=clock(pair) if pair is not None else None,
     )
 

@@ -40,7 +40,7 @@ def run(body: Callable[[World], Awaitable[None]]) -> None:
         storage = MemoryStorage()
         meta, _ = await start_meta(runtime, storage, chunk_bytes=CHUNK)
         options = FileOptions(length_s_max=0.0)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             await body(
                 World(
                     meta,
@@ -329,12 +329,15 @@ def test_sessions_of_closed_files_end_together() -> None:
             await end_sessions(sessions)
 
         world.meta.end_sessions = counted  # type: ignore[method-assign]
+        over = asyncio.Event()  # the time that sessions wait for others
+        world.ours.runtime.sleep = lambda _: over.wait()  # type: ignore[method-assign,assignment,return-value]
         files = [await world.ours.create(ROOT_INODE, f"f{number}", RW) for number in range(20)]
         await write(files[0], 0, b"told by the close itself")
         for file in files:
             await file.close(wait=False)
         assert (await world.theirs.open(files[0].inode, os.O_RDONLY)).attributes().length == 24
         assert requests == []
+        over.set()
         await world.ours.end_sessions()
         assert requests == [20]
         left = [session async for session in scan_sessions(world.meta)]

@@ -56,7 +56,7 @@ def run(body: Callable[[Store, WriteBack, WriteBuffer], Awaitable[None]], *, byt
         runtime = RealRuntime()
         store = Store()
         shared = WriteBack(runtime, store.write, bytes_max=bytes_max, batches_max=2, age_s_max=0.0)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             await body(store, shared, WriteBuffer(shared, make_ios, lambda end, error: None, block_bytes=BLOCK))
         await runtime.close()
         assert shared.bytes_held == 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
@@ -77,7 +76,7 @@ class Writer:
         return count
 
     def _receive(self) -> Journal:
-        assert self._answer.poll(70), f"the writer of {self.path.name} hangs"
+        assert self._answer.poll(150), f"the writer of {self.path.name} hangs"
         journal = self._answer.recv()
         assert isinstance(journal, Journal)
         return journal
@@ -97,11 +96,3 @@ class Writer:
                     f"{self.path.name}: block {block} lost generation {generation}"
                 )
         return journal
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-    """Polls until the condition holds."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s"
-        time.sleep(0.05)

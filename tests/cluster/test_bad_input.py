@@ -12,15 +12,15 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from tests.cluster.load import wait_until
+from tests.mount.memory import wait_until
 
-from threefs.cli.dev import layout
 from threefs.cli.dev.cluster import DevCluster
 from threefs.cli.dev.configs import write_config
 from threefs.cli.dev.processes import daemon_command
 from threefs.client.connect import connect
 from threefs.common.errors import NoSpace, ThreefsError
 from threefs.common.net.frame import Kind, pack
+from threefs.common.net.ports import free_ports
 from threefs.proto import data_plane
 
 pytestmark = pytest.mark.cluster
@@ -36,7 +36,7 @@ def _start(*arguments: str, token: str = "") -> subprocess.Popen[str]:
 
 
 def _said(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     return process.returncode, out, err
 
 
@@ -56,7 +56,7 @@ def test_truncated_and_damaged_frames(start_cluster: StartCluster, fsck: Fsck) -
     cluster = start_cluster()
     asyncio.run(_write(cluster, "/kept", b"kept" * 100_000))
     pids = [daemon.pid for daemon in cluster.status()]
-    whole = pack(Kind.REQUEST, data_plane.WRITE, 1, b"d" * 200, 4096, timeout_ms=1000) + b"x" * 4096
+    whole = pack(Kind.REQUEST, data_plane.WRITE, 1, b"d" * 200, 4096, timeout_ms=60_000) + b"x" * 4096
     bad = [whole[:30], whole[:100], whole[:-1], whole.replace(b"ddd", b"dDd", 1), b"\xff" + whole[1:], os.urandom(5000)]
     for daemon in cluster.spec.daemons:
         for sent in bad:
@@ -71,7 +71,7 @@ def test_truncated_and_damaged_frames(start_cluster: StartCluster, fsck: Fsck) -
 
 def _answer(port: int, sent: bytes) -> bytes:
     """What a daemon says before it closes the connection."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=100) as connection:
         try:
             connection.sendall(sent)
             connection.shutdown(socket.SHUT_WR)
@@ -87,7 +87,7 @@ def _config(cluster: DevCluster, name: str, place: Path, *changes: tuple[str, st
     text = (cluster.folder / name / "config.toml").read_text()
     port = cluster.spec.daemon(name).port
     kept = [line for line in text.splitlines() if not line.startswith(("metrics_listen", "grpc_listen"))]
-    text = "\n".join(kept).replace(f'listen = "127.0.0.1:{port}"', f'listen = "127.0.0.1:{layout.free_ports(1)[0]}"')
+    text = "\n".join(kept).replace(f'listen = "127.0.0.1:{port}"', f'listen = "127.0.0.1:{free_ports(1)[0]}"')
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
@@ -185,7 +185,7 @@ def test_a_chunk_that_rots_on_one_disk(start_cluster: StartCluster, fsck: Fsck) 
         heads = (_counter(cluster, name, "threefs_storage_repaired_chunks_total") for name in storages)
         return sum(heads) >= chunks
 
-    wait_until(mended, 60, "every damaged chunk is mended")
+    wait_until(mended, "every damaged chunk is mended")
     damaged = [_counter(cluster, name, "threefs_storage_damaged_chunks_total") for name in storages]
     assert damaged == [0, chunks, 0]
     assert "is damaged; asking the head" in cluster.process(cluster.spec.daemon("storage-2")).log.read_text()
@@ -208,7 +208,7 @@ def _spoil(disk: Path, mark: bytes) -> int:
 
 def _counter(cluster: DevCluster, name: str, metric: str) -> float:
     page = f"http://127.0.0.1:{cluster.spec.daemon(name).metrics_port}/metrics"
-    with urlopen(page, timeout=10) as answer:
+    with urlopen(page, timeout=100) as answer:
         lines = answer.read().decode().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith(metric + " ")))
 
@@ -248,7 +248,7 @@ def test_a_disk_that_fills_up(small_disk: Path, start_cluster: StartCluster, fsc
             return False
         return True
 
-    wait_until(fits, 60, "freed space can be written")
+    wait_until(fits, "freed space can be written")
     assert asyncio.run(_read(cluster, "/after")) == b"a" * 4_000_000
     fsck(cluster)
 

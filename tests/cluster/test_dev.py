@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cluster.load import wait_until
+from tests.mount.memory import wait_until
 
 from threefs.cli.dev.cluster import DevCluster
 from threefs.client.connect import connect
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.cluster
 
 def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "threefs.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
 
 
 async def _write(cluster: DevCluster, content: bytes) -> None:
@@ -74,11 +74,11 @@ def test_a_lost_disk_is_replaced(start_cluster: Callable[..., DevCluster], fsck:
     cluster.restart("storage-2")
     where = ("--dir", str(cluster.folder))
     replace = f"3fs disk replace {daemon.node_id} 0"
-    wait_until(lambda: replace in _command("status", *where).stderr, 20, "the loss is known")
+    wait_until(lambda: replace in _command("status", *where).stderr, "the loss is known")
     assert "repeat with --yes" in _command(*replace.split()[1:], *where).stderr
     done = _command(*replace.split()[1:], *where, "--yes")
     assert done.returncode == 0, done.stderr
-    wait_until(lambda: _command("status", *where).returncode == 0, 30, "all targets serve again")
+    wait_until(lambda: _command("status", *where).returncode == 0, "all targets serve again")
     assert "has all its 3 targets" in _command(*replace.split()[1:], *where, "--yes").stderr
     listed = json.loads(_command("disk", "list", *where, "--json").stdout)
     assert [(disk["targets"], disk["serving"]) for disk in listed] == [(3, 3)] * 3

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.cluster.load import wait_until
 from tests.cluster.smallpond_jobs import GATED
+from tests.mount.memory import wait_until
 
 from threefs.cli.dev.bootstrap import all_serving
 from threefs.cli.dev.cluster import DevCluster
@@ -116,12 +116,12 @@ def test_a_storage_daemon_dies_in_the_middle(start_cluster: StartCluster, fsck: 
     folder = Path(cluster.spec.mount) / "sort"
     folder.mkdir()
     with _running("graysort", folder, RECORDS, "local") as job:
-        wait_until(lambda: any(folder.glob("run-*")), 60, "the partition phase begins")
+        wait_until(lambda: any(folder.glob("run-*")), "the partition phase begins")
         _kill_daemon(cluster, "storage-2")
         found = _result(job)
     assert (found["records"], found["checksum"]) == (RECORDS, _checksum())
     cluster.restart("storage-2")
-    wait_until(lambda: _serving(cluster), 60, "storage-2 is back")
+    wait_until(lambda: _serving(cluster), "storage-2 is back")
     fsck(cluster)
 
 
@@ -141,10 +141,10 @@ def test_a_worker_and_then_the_driver_are_killed(start_cluster: StartCluster, fs
     root = Path(cluster.spec.mount) / "root"
     early = set(range(GATED // 2))
     with _running("gated", folder, root) as job:
-        wait_until(lambda: early <= {item for item, _ in _calls(folder)} and _waiting(folder), 60, "half of it is done")
+        wait_until(lambda: early <= {item for item, _ in _calls(folder)} and _waiting(folder), "half of it is done")
         victim = _waiting(folder)[0]
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: set(_waiting(folder)) - {victim}, 60, "another worker takes over")
+        wait_until(lambda: set(_waiting(folder)) - {victim}, "another worker takes over")
         job.kill()
         job.wait()
     before = _calls(folder)

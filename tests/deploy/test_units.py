@@ -31,7 +31,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         (tmp_path / unit.name).write_text(text)
     paths = [str(tmp_path / unit.name) for unit in UNITS]
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True, check=False, timeout=60
+        ["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True, check=False, timeout=200
     )
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if "3fs-" in line]

@@ -11,8 +11,9 @@ from tests.meta.harness import CONFIG, Room
 from tests.meta.worker import DIRECTORIES, Worker
 
 from threefs.common.ids import ROOT_INODE
-from threefs.common.kv.etcd_local import EtcdLocal, free_ports
+from threefs.common.kv.etcd_local import EtcdLocal
 from threefs.common.kv.factory import open_engine
+from threefs.common.net.ports import free_ports
 from threefs.common.runtime.real import RealRuntime
 from threefs.meta.config import GarbageConfig
 

@@ -98,7 +98,7 @@ def test_measuring_while_storage_is_silent_fails_and_changes_nothing(room: Room)
     room.run(body)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     writes=st.lists(st.integers(0, 6 * CHUNK), min_size=1, max_size=8),
     daemons=st.integers(1, 2),

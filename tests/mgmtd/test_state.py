@@ -192,7 +192,7 @@ EVENTS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 2)), min_size=10, max_size=80))
 @example([("crash", 0), ("crash", 1), ("crash", 2), ("silence", 0), ("silence", 1), ("silence", 2), ("restart", 1)])
 def test_who_serves_has_everything_and_all_serve_again_after_healing(events: list[tuple[str, int]]) -> None:

@@ -15,14 +15,14 @@ from typing import IO
 
 from threefs.fuse.mountpoint import mounted_at
 
-DEADLINE_S = 30.0
+DEADLINE_S = 100.0  # only a hang reaches it: a busy machine takes seconds to start a mount
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, deadline_s: float = DEADLINE_S) -> None:
+def wait_until(condition: Callable[[], object], what: str) -> None:
     """Polls a callable until it is true; fails the test after the deadline."""
-    limit = time.monotonic() + deadline_s
+    limit = time.monotonic() + DEADLINE_S
     while not condition():
-        assert time.monotonic() < limit, f"{what} did not happen within {deadline_s:g} s"
+        assert time.monotonic() < limit, f"{what} did not happen within {DEADLINE_S:g} s"
         time.sleep(0.01)
 
 
@@ -50,10 +50,14 @@ class MemoryMount:
         return self.process.stdout.readline().strip()
 
     def nap(self) -> str:
-        """The mount's Python sleeps for a second, and then finds all at once what has come meanwhile."""
+        """The mount's Python sleeps until `wake`, and then finds all at once what has come meanwhile."""
         assert self.process.stdout is not None
+        (self.path.parent / "asleep").touch()
         self.process.send_signal(signal.SIGUSR2)
         return self.process.stdout.readline().strip()
+
+    def wake(self) -> None:
+        (self.path.parent / "asleep").unlink()
 
     def resident_bytes(self) -> int:
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]

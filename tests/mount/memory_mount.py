@@ -4,7 +4,7 @@ Its own process, because a program that faults on a mapped file while it holds t
 itself. Prints "ready" once mounted, ends on SIGTERM. Lookups go over TCP to the metadata service in the same process,
 as with daemons; `--lookups=HOST:PORT` sends them elsewhere. `--full`: storage refuses every write with NoSpace.
 SIGUSR1: storage stops answering, and answers again with the next; each says so on stdout. SIGUSR2: Python, not the
-threads that receive requests, sleeps for a second, which it announces on stdout.
+threads that receive requests, sleeps while there is a file `asleep` beside MOUNTPOINT, and says so on stdout.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ async def serve(path: str, *options: str) -> None:
     await meta.setattr(ROOT_INODE, mode=0o1777)
     files = FileTable(runtime, meta, storage)
     files.start()
-    config = MountConfig(mountpoint=Path(path), mgmtd=["none:0"], interrupt_after_s=0.1)
+    mountpoint = Path(path)
+    config = MountConfig(mountpoint=mountpoint, mgmtd=["none:0"], interrupt_after_s=0.1)
     mount = Mount(config, runtime=runtime, meta=meta, files=files)
     mount.start("memory")
     lookups = FrameServer(runtime, "127.0.0.1:0", {lookup.METHOD: QuickLookup(environment)})
@@ -53,7 +54,8 @@ async def serve(path: str, *options: str) -> None:
 
     def nap() -> None:
         print("naps", flush=True)
-        time.sleep(1)
+        while (mountpoint.parent / "asleep").exists():
+            time.sleep(0.01)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, nap)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mount.ended.set)

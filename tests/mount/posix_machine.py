@@ -275,7 +275,6 @@ def compare_with_local(mounted: Path, *, examples: int, steps: int) -> None:
             chosen = settings(
                 max_examples=examples,
                 stateful_step_count=steps,
-                deadline=None,
                 suppress_health_check=list(HealthCheck),
                 print_blob=False,
             )

@@ -516,7 +516,7 @@ async def compare(engine: ChunkEngine, model: Model, chunk: ChunkId, chunk_bytes
         assert engine.audit() == ""
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=STEPS, chunk_bytes=st.sampled_from([65536, 131072, 1 << 21]))
 def test_any_sequence_agrees_with_the_model(
     kind: Native | Simulated,

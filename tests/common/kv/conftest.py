@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import pytest
 
 from threefs.common.kv.embedded import EmbeddedEngine
-from threefs.common.kv.etcd_local import EtcdLocal, free_ports
+from threefs.common.kv.etcd_local import EtcdLocal
 from threefs.common.kv.factory import KvConfig, open_engine
 from threefs.common.kv.interface import KvEngine
 from threefs.common.kv.memory import MemoryEngine
+from threefs.common.net.ports import free_ports
 from threefs.common.runtime.real import RealRuntime
 
 T = TypeVar("T")
@@ -60,8 +61,9 @@ def _embedded(runtime: RealRuntime, folder: Path) -> Callable[[], Awaitable[KvEn
 
 @pytest.fixture(scope="session")
 def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdLocal]:
-    """Three members with etcd's own limit of 128 operations a transaction."""
-    cluster = EtcdLocal(tmp_path_factory.mktemp("etcd"), free_ports(6), transaction_ops_max=128)
+    """Three members with etcd's own limit of 128 operations a transaction. No pause of a busy machine makes them elect
+    another leader, which would fail the requests under way."""
+    cluster = EtcdLocal(tmp_path_factory.mktemp("etcd"), free_ports(6), transaction_ops_max=128, election_ms=3000)
     cluster.start()
     try:
         asyncio.run(cluster.wait_ready(RealRuntime()))
@@ -70,8 +72,13 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdLocal]:
         cluster.stop()
 
 
+def patient(config: KvConfig) -> KvConfig:
+    """For members that do not die: a request that takes long is waited for, where a daemon would ask another one."""
+    return config.model_copy(update={"request_timeout_s": 60.0})
+
+
 def _etcd(runtime: RealRuntime, request: pytest.FixtureRequest) -> Callable[[], Awaitable[KvEngine]]:
-    config = request.getfixturevalue("etcd").config(f"test-{runtime.uuid().hex()}/")
+    config = patient(request.getfixturevalue("etcd").config(f"test-{runtime.uuid().hex()}/"))
 
     async def open_etcd() -> KvEngine:
         return await open_engine(config, runtime)

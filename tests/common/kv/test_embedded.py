@@ -140,7 +140,7 @@ def test_snapshots_end_with_their_transactions_or_with_old_age(tmp_path: Path, l
         await old.get(b"a")
         await leaked.get(b"a")
         runtime.late_s = 6.0
-        with pytest.raises(KvTooOld, match=r"6\.\d s old"):
+        with pytest.raises(KvTooOld, match=r"\d+\.\d s old"):
             await old.get(b"a")
         writer = engine.begin()
         writer.set(b"a", b"1")

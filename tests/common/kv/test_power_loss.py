@@ -37,7 +37,7 @@ def check(log: Path, *left_out: int) -> subprocess.CompletedProcess[str]:
     """Runs check.py; its stores live in memory where that is possible, because nobody pulls the plug on them."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as scratch:
         command = [sys.executable, str(HERE / "check.py"), str(log), scratch, *map(str, left_out)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, timeout=250)
 
 
 def test_every_prefix_recovers_what_was_acknowledged(log: Path) -> None:

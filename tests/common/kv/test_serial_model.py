@@ -123,7 +123,7 @@ async def run_steps(engine: KvEngine, steps: list[tuple[int, tuple[Any, ...]]]) 
     final.cancel()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=STEPS)
 def test_interleaved_transactions_are_serialisable(store, steps: list[tuple[int, tuple[Any, ...]]]) -> None:
     store.run(run_steps(store.engine, steps))
@@ -140,6 +140,4 @@ def test_without_the_conflict_check_the_model_finds_a_violation(monkeypatch: pyt
             return "although a read changed" in str(exc)
         return False
 
-    assert find(
-        STEPS, is_found, settings=settings(max_examples=2000, deadline=None, database=None, phases=[Phase.generate])
-    )
+    assert find(STEPS, is_found, settings=settings(max_examples=2000, database=None, phases=[Phase.generate]))

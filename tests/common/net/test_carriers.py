@@ -59,12 +59,12 @@ async def _exercise(carrier: Carrier, listen: str) -> None:
 
 
 async def _check(transport: Transport, address: str) -> None:
-    async def echo(payload: bytes, timeout_s: float = 2) -> bytes:
+    async def echo(payload: bytes, timeout_s: float = 60) -> bytes:
         message = pb.EchoRequest(payload=payload)
         return (await invoke(transport, address, Core.ECHO, message, timeout_s=timeout_s)).payload
 
     assert await echo(b"x" * 100_000) == b"x" * 100_000 + b"!"
-    assert (await invoke(transport, address, Core.GET_INFO, pb.GetInfoRequest(), timeout_s=2)).node_id == 7
+    assert (await invoke(transport, address, Core.GET_INFO, pb.GetInfoRequest(), timeout_s=60)).node_id == 7
     await _raises(StaleRouting, "chain 7 is at version 3", echo(b"stale"))
     await _raises(FileError, "No such file or directory: /a", echo(b"missing"))
     await _raises(Timeout, "did not answer|was not done", echo(b"slow", timeout_s=0.1))

@@ -59,7 +59,7 @@ def test_data_of_any_size_comes_back(size: int) -> None:
     payload = bytes(range(256)) * (size // 256) + b"z" * (size % 256)
 
     async def test(transport: Transport, address: str) -> None:
-        reply = await transport.call(address, 1, b"body", [payload[: size // 3], payload[size // 3 :]], timeout_s=5)
+        reply = await transport.call(address, 1, b"body", [payload[: size // 3], payload[size // 3 :]], timeout_s=60)
         assert reply.body == b"body"
         assert b"".join(reply.data) == payload
 
@@ -74,7 +74,7 @@ def test_scatter_receives_into_the_callers_views() -> None:
             assert (body, length) == (b"b", 100_000)
             return [memoryview(first), memoryview(second)]
 
-        reply = await transport.call(address, 1, b"b", [b"q" * 100_000], timeout_s=5, scatter=scatter)
+        reply = await transport.call(address, 1, b"b", [b"q" * 100_000], timeout_s=60, scatter=scatter)
         assert reply.data == ()
         assert first + second == b"q" * 100_000
 
@@ -86,7 +86,7 @@ def test_many_requests_in_flight_find_their_answers() -> None:
         async def one(number: int) -> None:
             body = str(number).encode()
             data = bytes([number % 256]) * (number * 37 % 70_000)
-            reply = await transport.call(address, 1, body, [data], timeout_s=10)
+            reply = await transport.call(address, 1, body, [data], timeout_s=60)
             assert (reply.body, b"".join(reply.data)) == (body, data)
 
         await asyncio.gather(*(one(number) for number in range(300)))
@@ -97,13 +97,13 @@ def test_many_requests_in_flight_find_their_answers() -> None:
 def test_errors_arrive_as_their_class() -> None:
     async def test(transport: Transport, address: str) -> None:
         with pytest.raises(StaleRouting, match="chain 7"):
-            await transport.call(address, 2, b"stale", timeout_s=5)
+            await transport.call(address, 2, b"stale", timeout_s=60)
         with pytest.raises(FileError, match="No such file or directory: /x"):
-            await transport.call(address, 2, b"file", timeout_s=5)
+            await transport.call(address, 2, b"file", timeout_s=60)
         with pytest.raises(InternalError, match="ValueError: oops"):
-            await transport.call(address, 2, b"bug", timeout_s=5)
+            await transport.call(address, 2, b"bug", timeout_s=60)
         with pytest.raises(Unsupported, match="0x0063"):
-            await transport.call(address, 99, b"", timeout_s=5)
+            await transport.call(address, 99, b"", timeout_s=60)
 
     _run(test)
 
@@ -111,9 +111,10 @@ def test_errors_arrive_as_their_class() -> None:
 def test_a_late_answer_does_not_touch_the_buffers_of_a_caller_that_gave_up() -> None:
     async def test(transport: Transport, address: str) -> None:
         target = bytearray(100_000)
+        await transport.call(address, 1, b"", timeout_s=60)  # connecting has a limit and an error of its own
         with pytest.raises(Timeout, match="method 0x0003 within 0.05 s"):
             await transport.call(address, 3, b"0.2", timeout_s=0.05, scatter=lambda _b, _n: [memoryview(target)])
-        assert (await transport.call(address, 3, b"0.3", timeout_s=5)).body == b"late"
+        assert (await transport.call(address, 3, b"0.3", timeout_s=60)).body == b"late"
         assert not any(target)
 
     _run(test)
@@ -126,21 +127,21 @@ def test_nobody_listens_and_a_port_in_use() -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             with pytest.raises(Unreachable, match="nobody listens"):
-                await transport.call(f"127.0.0.1:{free.getsockname()[1]}", 1, b"", timeout_s=5)
+                await transport.call(f"127.0.0.1:{free.getsockname()[1]}", 1, b"", timeout_s=60)
 
     _run(test)
 
 
 def test_a_damaged_or_truncated_frame_ends_only_its_connection(caplog: pytest.LogCaptureFixture) -> None:
     async def test(transport: Transport, address: str) -> None:
-        whole = pack(Kind.REQUEST, 1, 1, b"body", 0, timeout_ms=1000)
+        whole = pack(Kind.REQUEST, 1, 1, b"body", 0, timeout_ms=60_000)
         for position in range(len(whole)):
             damaged = bytearray(whole)
             damaged[position] ^= 0x10
             assert await _raw_exchange(address, bytes(damaged)) == b"", f"byte {position} was not checked"
         assert await _raw_exchange(address, whole[:-2], end=True) == b""
         assert len(await _raw_exchange(address, whole, end=False)) == HEADER_BYTES + 4
-        assert (await transport.call(address, 1, b"still here", timeout_s=5)).body == b"still here"
+        assert (await transport.call(address, 1, b"still here", timeout_s=60)).body == b"still here"
 
     _run(test)
     assert "damaged frame from 127.0.0.1" in caplog.text
@@ -153,8 +154,10 @@ async def _raw_exchange(address: str, sent: bytes, *, end: bool = False) -> byte
     if end:
         writer.write_eof()
     try:
-        async with asyncio.timeout(2):
-            return await reader.read(HEADER_BYTES + 4)
+        async with asyncio.timeout(60):
+            return await reader.readexactly(HEADER_BYTES + 4)
+    except asyncio.IncompleteReadError as exc:
+        return exc.partial
     except ConnectionResetError:
         return b""
     finally:

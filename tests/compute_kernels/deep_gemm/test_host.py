@@ -25,7 +25,7 @@ def _operands(
 
 
 @given(m=st.integers(1, 70), n=st.integers(1, 300), k=st.integers(1, 300), seed=st.integers(0, 2**20))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_casts_keep_values_within_e4m3s_precision(m: int, n: int, k: int, seed: int) -> None:
     torch.manual_seed(seed)
     a, b = torch.randn(m, k), torch.randn(n, k) * 100
@@ -91,7 +91,7 @@ def test_sizes_and_their_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(m=st.integers(1, 9000), n=st.integers(1, 5000), k=st.integers(1, 2000), sms=st.sampled_from([2, 78, 132]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_shape_gets_a_valid_tiling_and_a_grid(m: int, n: int, k: int, sms: int) -> None:
     n, k = n * 8, k * 16
     for layout_kind, tiling, groups in (

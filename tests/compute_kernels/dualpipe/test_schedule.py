@@ -37,7 +37,7 @@ from threefs.compute_kernels.dualpipe.verify import check_messages
 pytestmark = pytest.mark.unit
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(ranks=st.integers(1, 10), extra=st.integers(0, 12))
 def test_every_size_verifies(ranks: int, extra: int) -> None:
     schedules = [dualpipev_schedule(ranks, 2 * ranks + extra)]

@@ -43,7 +43,7 @@ sizes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(sizes=sizes, law=st.sampled_from(LAWS), seed=st.integers(0, 2**31), allow=st.booleans())
 def test_any_size_is_placed_well(sizes: dict[str, int], law: str, seed: int, allow: bool) -> None:
     experts, replicas = sizes["experts"], sizes["experts"] + sizes["extra"]

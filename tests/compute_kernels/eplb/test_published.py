@@ -34,7 +34,7 @@ def legal_sizes(draw_: st.DrawFn) -> tuple[int, int, int, int, int]:
     return experts, gpus * draw_(st.integers(least, least + 4)), groups, nodes, gpus
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=legal_sizes(),
     law=st.sampled_from(LAWS),

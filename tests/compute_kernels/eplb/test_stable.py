@@ -29,7 +29,7 @@ def shared_slots(problem_gpus: int, new: np.ndarray, old: np.ndarray) -> int:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), gpus=st.sampled_from([2, 3, 4]))
 def test_renaming_moves_the_fewest_that_a_grouping_allows(seed: int, gpus: int) -> None:
     old = make_plan(draw("lognormal", 1, 12, seed), 12 + gpus * 2 - 12 % gpus, 1, 1, gpus, policy="balanced")
@@ -69,7 +69,7 @@ def test_incremental_reaches_its_target_with_a_fraction_of_the_moves() -> None:
     assert len(small.diff(old)) * 10 < len(whole.diff(old))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), moves=st.integers(0, 9), groups=st.sampled_from([1, 4]))
 def test_incremental_never_exceeds_its_moves_nor_worsens_the_peak(seed: int, moves: int, groups: int) -> None:
     nodes = 2 if groups == 4 else 1

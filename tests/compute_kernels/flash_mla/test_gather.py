@@ -47,7 +47,7 @@ def test_sparse_over_all_keys_is_dense() -> None:
 
 
 @given(lengths=st.lists(st.integers(0, 30_000), min_size=1, max_size=40), parts=st.integers(1, 132))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_fixed_pieces_cover_every_block_once(lengths: list[int], parts: int) -> None:
     rows, splits = reference_fixed_plan(lengths, parts)
     seen: dict[int, list[tuple[int, int]]] = {}

@@ -27,7 +27,7 @@ _LENGTH = st.one_of(st.sampled_from([0, 1, 63, 64, 65]), st.integers(0, 20_000))
 
 
 @given(lengths=st.lists(_LENGTH, min_size=1, max_size=200), parts=st.integers(1, 132))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_plan_covers_every_block_once_and_in_order(lengths: list[int], parts: int) -> None:
     rows, splits = reference_plan(lengths, parts)
     assert len(rows) == parts
@@ -47,7 +47,7 @@ def test_a_plan_covers_every_block_once_and_in_order(lengths: list[int], parts: 
 
 
 @given(lengths=st.lists(_LENGTH, min_size=1, max_size=60), parts=st.integers(1, 132))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_part_holds_much_more_than_its_share(lengths: list[int], parts: int) -> None:
     rows, _ = reference_plan(lengths, parts)
     blocks = [-(-length // 64) for length in lengths]

@@ -67,7 +67,7 @@ def test_processes_that_write_the_same_entry_never_see_half_of_it(tmp_path: Path
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(timeout=60)
+        writer.join(timeout=200)
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["12" * 32 + ".cubin"]
 

@@ -95,7 +95,7 @@ def test_kernel_table(tmp_path: Path) -> None:
     assert rows["DeepEP"].share == pytest.approx(0.7)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), count=st.integers(4, 200))
 def test_random_traces_equal_a_plain_reckoning(seed: int, count: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     events = random_events(seed, count)

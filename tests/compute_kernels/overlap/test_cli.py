@@ -75,5 +75,5 @@ def test_faults_are_told_on_stderr_with_code_two(tmp_path: Path, capsys: pytest.
 
 def test_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "threefs.compute_kernels.overlap", str(DATA / "two_streams.json.gz")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
     assert "hidden by computation" in done.stdout

@@ -27,7 +27,7 @@ json_values = st.recursive(
 events = st.lists(st.dictionaries(st.sampled_from(["name", "args", "cat"]), json_values, min_size=1), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     listed=events,
     piece=st.sampled_from([7, 64, 1 << 20]),

@@ -84,7 +84,7 @@ def record(
         env={**os.environ, **extra, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )
 
 
