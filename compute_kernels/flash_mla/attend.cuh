@@ -154,7 +154,7 @@ DEVICE void multiply_scores(Shared& s, Scores& rS, u32 buffer, u32 parity) {
     const u32 tile = QK_TILES == kValueTiles || kFp8 || i < 4 ? i : i == 4 ? kValueTiles : i - 1;
     if (!GATHER || i == 0 || tile == 4) {
       barrier_wait(&s.full[buffer][GATHER ? tile / 4 : tile], parity);
-      if constexpr (GATHER && !kFp8) fence_proxy_async();  // the rows come by cp.async, whose writers cannot fence
+      if constexpr (GATHER) fence_proxy_async();  // by the reader: the writers' own fence would wait for their loads
     }
     const u64 q = k_major_descriptor(smem_address(s.sQ[tile])), k = k_major_descriptor(smem_address(s.sK[buffer][tile]));
     if constexpr (kFp8) {  // as one statement this kernel's machine code differs, and that was not timed
@@ -310,7 +310,7 @@ DEVICE void clear_tail(Shared& s, u32 buffer, u32 half, u32 keys) {
 DEVICE void await_values(Shared& s, u32 buffer, u32 half, u32 parity, u32 keys) {
   if constexpr (GATHER) {
     barrier_wait(&s.full[buffer][half], parity);
-    if constexpr (!kFp8) fence_proxy_async();
+    fence_proxy_async();
   } else {
 #pragma unroll
     for (u32 t = 0; t < 4; ++t) barrier_wait(&s.full[buffer][half * 4 + t], parity);
