@@ -141,6 +141,14 @@ DEVICE void tma_load_4d(const TensorMap* map, u64* barrier, void* destination, i
       : "memory");
 }
 
+// Brings a box into the L2 only.
+DEVICE void tma_prefetch_4d(const TensorMap* map, i32 x, i32 y, i32 z, i32 w, u64 hint = kEvictNormal) {
+  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global.L2::cache_hint [%0, {%1, %2, %3, %4}], %5;" ::"l"(
+                   reinterpret_cast<u64>(map)),
+               "r"(x), "r"(y), "r"(z), "r"(w), "l"(hint)
+               : "memory");
+}
+
 // The same box lands at the same offset of every block in `blocks` (a bit mask of cluster ranks), and
 // each block's barrier at that offset counts its bytes.
 DEVICE void tma_multicast_2d(const TensorMap* map, u64* barrier, void* destination, i32 x, i32 y, u16 blocks,
