@@ -123,15 +123,13 @@ struct Walk {
 // ---------------------------------------------------------------- tensor-core steps
 #if HALF
 #define QK wgmma_f16
-#define QK_TILE wgmma_f16_x4
-#define PV_REGISTERS wgmma_f16_rs_bt_x4
-#define PV_SHARED wgmma_f16_bt_x4
+#define PV_REGISTERS wgmma_f16_rs_bt
+#define PV_SHARED wgmma_f16_bt
 #define PACK pack_fp16
 #else
 #define QK wgmma_bf16
-#define QK_TILE wgmma_bf16_x4
-#define PV_REGISTERS wgmma_bf16_rs_bt_x4
-#define PV_SHARED wgmma_bf16_bt_x4
+#define PV_REGISTERS wgmma_bf16_rs_bt
+#define PV_SHARED wgmma_bf16_bt
 #define PACK pack_bf16
 #endif
 
@@ -154,15 +152,11 @@ DEVICE void multiply_scores(Shared& s, Scores& rS, u32 buffer, u32 parity) {
     const u32 tile = QK_TILES == kValueTiles || kFp8 || i < 4 ? i : i == 4 ? kValueTiles : i - 1;
     if (!GATHER || i == 0 || tile == 4) {
       barrier_wait(&s.full[buffer][GATHER ? tile / 4 : tile], parity);
-      if constexpr (GATHER) fence_proxy_async();  // by the reader: the writers' own fence would wait for their loads
+      if constexpr (GATHER && !kFp8) fence_proxy_async();  // the rows come by cp.async, whose writers cannot fence
     }
     const u64 q = k_major_descriptor(smem_address(s.sQ[tile])), k = k_major_descriptor(smem_address(s.sK[buffer][tile]));
-    if constexpr (kFp8) {  // as one statement this kernel's machine code differs, and that was not timed
 #pragma unroll
-      for (u32 step = 0; step < 4; ++step) QK(rS, q + 2 * step, k + 2 * step, i + step != 0);
-    } else {
-      QK_TILE<2, 2>(rS, q, k, i != 0);
-    }
+    for (u32 step = 0; step < 4; ++step) QK(rS, q + 2 * step, k + 2 * step, i + step != 0);
   }
   wgmma_commit();
 }
@@ -174,7 +168,8 @@ DEVICE u64 value_descriptor(Shared& s, u32 buffer, u32 half) {
 DEVICE void multiply_own(Output& rO, const Weights& rP, u64 v) {
   pin_registers(rO);
   wgmma_fence();
-  PV_REGISTERS<0, 2048 / 16>(rO, rP, v, true);
+#pragma unroll
+  for (u32 step = 0; step < 4; ++step) PV_REGISTERS(rO, rP[step], v + step * (2048 >> 4), true);
   wgmma_commit();
 }
 
@@ -182,7 +177,8 @@ DEVICE void multiply_other(Output& rO, u32 sP, u64 v) {
   const u64 p = k_major_descriptor(sP);
   pin_registers(rO);
   wgmma_fence();
-  PV_SHARED<2, 2048 / 16>(rO, p, v, true);
+#pragma unroll
+  for (u32 step = 0; step < 4; ++step) PV_SHARED(rO, p + 2 * step, v + step * (2048 >> 4), true);
   wgmma_commit();
 }
 
@@ -310,7 +306,7 @@ DEVICE void clear_tail(Shared& s, u32 buffer, u32 half, u32 keys) {
 DEVICE void await_values(Shared& s, u32 buffer, u32 half, u32 parity, u32 keys) {
   if constexpr (GATHER) {
     barrier_wait(&s.full[buffer][half], parity);
-    fence_proxy_async();
+    if constexpr (!kFp8) fence_proxy_async();
   } else {
 #pragma unroll
     for (u32 t = 0; t < 4; ++t) barrier_wait(&s.full[buffer][half * 4 + t], parity);

@@ -1,9 +1,7 @@
 // MLA decode over a paged cache of bf16 or fp16 rows (see attend.cuh): keys come by the copy engine, page by page.
 // One load warp serves each half of each buffer, so that no load waits behind another.
 //
-// Compile-time constants beside those of attend.cuh:
-//   BOX    cache rows that a copy brings: at most a page
-//   AHEAD  blocks by which the L2 is filled ahead of shared memory, even; 0: not at all
+// Compile-time constant beside those of attend.cuh: BOX, cache rows that a copy brings: at most a page.
 #include "attend.cuh"
 
 constexpr u32 kShare = kKeys / CLUSTER;   // key rows of a block that this block of the cluster loads
@@ -13,17 +11,6 @@ static_assert(kLoadRegisters + 2 * kMathRegisters <= 504, "what 384 threads get 
 static_assert(kShare % BOX == 0, "a share is whole boxes");
 
 // ---------------------------------------------------------------- load
-// One half of this block's share of a block to come travels from memory to the L2 meanwhile.
-DEVICE void prefetch_keys(const Arguments& p, const TensorMap& map_k, const i32* gPages, const Segment& segment, u32 block, u32 half, u32 rank) {
-  const u32 first_key = block * kKeys + rank * kShare;
-#pragma unroll 1
-  for (u32 key = first_key; key < smaller(first_key + kShare, segment.length); key += BOX) {
-    const i32 page = __ldg(gPages + key / p.page), offset = key % p.page;
-    for (u32 i = 0; i < 4 + (half == 0); ++i)
-      tma_prefetch_4d(&map_k, (i == 4 ? kValueTiles : half * 4 + i) * 64, blockIdx.y, offset, page, kEvictFirst);
-  }
-}
-
 // Warp `index` of the load group serves buffer index / 2, half index % 2.
 DEVICE void load_keys(const Arguments& p, Shared& s, const TensorMap& map_q, const TensorMap& map_k, u32 index, u32 rank) {
   const u32 buffer = index / 2, half = index % 2, kv_head = blockIdx.y;
@@ -34,7 +21,6 @@ DEVICE void load_keys(const Arguments& p, Shared& s, const TensorMap& map_q, con
     if (segment.begin >= segment.end) continue;
     if (index == 0) load_query(s, map_q, segment.request, parity_q);
     const i32* gPages = p.gPages + u64(segment.request) * p.pages_max;
-    u32 ahead = segment.begin + buffer + 2;
     for (u32 block = segment.begin + buffer; block < segment.end; block += 2, parity ^= 1) {
       const u32 first_key = block * kKeys, keys = smaller(kKeys, segment.length - first_key);
       const u32 boxes_all = ceil_div(keys, BOX);  // boxes of the whole cluster; the rest of the block stays stale
@@ -60,8 +46,6 @@ DEVICE void load_keys(const Arguments& p, Shared& s, const TensorMap& map_q, con
           else tma_load_4d(&map_k, full, destination, tile * 64, kv_head, offset, pages[j], kEvictFirst);
         }
       }
-      for (; AHEAD > 0 && ahead < smaller(block + AHEAD + 1, segment.end); ahead += 2)
-        prefetch_keys(p, map_k, gPages, segment, ahead, half, rank);
     }
   }
 }

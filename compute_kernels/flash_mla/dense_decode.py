@@ -67,16 +67,10 @@ def attention_constants(
     return tuple(names.items()), shapes
 
 
-def _ahead(cluster: int) -> int:
-    import os
-
-    return int(os.environ.get(f"AHEAD{cluster}", 4 if cluster > 1 else 0))
-
-
 @lru_cache(maxsize=64)
 def decode_source(cluster: int, box: int, dtype: torch.dtype, piece: int = 0) -> KernelSource:
     constants, shapes = attention_constants(dtype, cluster=cluster, piece=piece)
-    return KernelSource(_FOLDER / "dense_decode.cu", "mla_dense_decode", (*constants, ("BOX", box), ("AHEAD", _ahead(cluster))), shapes)
+    return KernelSource(_FOLDER / "dense_decode.cu", "mla_dense_decode", (*constants, ("BOX", box)), shapes)
 
 
 @lru_cache(maxsize=8)

@@ -184,13 +184,16 @@ DEVICE void load_fp8(const Arguments& p, Shared& s, const TensorMap& map_q) {
       barrier_wait(&s.empty[step.buffer()][half], parity >> step.buffer() & 1);
       if (half == 0 && lane == 0) s.sValid[step.buffer()][warp] = u16(valid);
 #pragma unroll
-      for (u32 i = 0; i < kPairs; ++i) {  // a register is free: the same rows of the next half
+      for (u32 i = 0; i < kPairs; ++i)
         store_values((to ^ (i % 4 * 32)) + i * 256, values[i], __shfl_sync(0xffffffffu, scales, i * 4 + scale_lane));
-        values[i] = load_early(row_address<kFp8Row>(gFrom, __shfl_sync(0xffffffffu, from, 2 * i + odd)));
-      }
       if (half == 1) rotary.store(smem_address(s.sK[step.buffer()]), warp);
       if ((valid & 0xffffu) != 0xffffu) clear_rows(to, valid);
+      fence_proxy_async();
       barrier_arrive(&s.full[step.buffer()][half]);
+      // Only now: the fence would wait for loads on their way too.
+#pragma unroll
+      for (u32 i = 0; i < kPairs; ++i)
+        values[i] = load_early(row_address<kFp8Row>(gFrom, __shfl_sync(0xffffffffu, from, 2 * i + odd)));
       scale = fetch_scale(p, from, 1 - half);
       if (half == 0) rotary.fetch(p, at);
     }

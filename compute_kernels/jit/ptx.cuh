@@ -141,14 +141,6 @@ DEVICE void tma_load_4d(const TensorMap* map, u64* barrier, void* destination, i
       : "memory");
 }
 
-// Brings a box into the L2 only.
-DEVICE void tma_prefetch_4d(const TensorMap* map, i32 x, i32 y, i32 z, i32 w, u64 hint = kEvictNormal) {
-  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global.L2::cache_hint [%0, {%1, %2, %3, %4}], %5;" ::"l"(
-                   reinterpret_cast<u64>(map)),
-               "r"(x), "r"(y), "r"(z), "r"(w), "l"(hint)
-               : "memory");
-}
-
 // The same box lands at the same offset of every block in `blocks` (a bit mask of cluster ranks), and
 // each block's barrier at that offset counts its bytes.
 DEVICE void tma_multicast_2d(const TensorMap* map, u64* barrier, void* destination, i32 x, i32 y, u16 blocks,
@@ -303,8 +295,7 @@ DEVICE void wgmma_wait() {
 template <int kCount>
 DEVICE void pin_registers(float (&r)[kCount]) {
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(r[i]));
-  asm volatile("" ::: "memory");
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(r[i])::"memory");
 }
 
 // The compiler forgets what it knows of x: what is computed from it is computed here, not kept from before a loop.

@@ -99,8 +99,7 @@ def test_build_compiles_once_and_then_reads_the_cache(tmp_path: Path, monkeypatc
 def test_wrappers_name_every_register_once(shape: Wgmma, parts: list[str]) -> None:
     text = header((shape,))
     assert all(part in text for part in parts), text
-    assert text.count('"+f"') == 2 * (shape.n // 2), "one statement of one step and one of four"
-    assert text.count("wgmma.mma_async") == 5
+    assert text.count('"+f"') == shape.n // 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without a GPU")
