@@ -8,7 +8,10 @@ BIN    := $(VENV)/bin
 QUICK  := "not bench and not proof and not gpu"
 WORKERS ?= 2
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-PACKAGES := build-essential python3-dev python3-venv liburing-dev liblmdb-dev libfuse3-dev fuse3 pkg-config etcd-server fio
+PACKAGES := build-essential python3-dev python3-venv liburing-dev liblmdb-dev libfuse3-dev fuse3 pkg-config etcd-server fio openmpi-bin
+
+# Programs start by the hundred in the tests: they read compiled modules, like installed programs do.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup system native fmt lint types test proof bench demo lock protos clean
 

@@ -50,8 +50,18 @@ class LazyGroup(TyperGroup):
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"3fs {version('threefs')}")
+        raise typer.Exit
+
+
 @app.callback()
-def about() -> None:
+def about(
+    _: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which 3fs.")] = False,
+) -> None:
     """3fs: a cluster file system for AI work.
 
     Start with `3fs dev up --dir DIR --mount PATH`: a cluster on this machine, mounted at PATH.

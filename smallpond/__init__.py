@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from threefs.smallpond.session import Session
 
+ENGINES = ("duckdb", "cloudpickle")  # what every session needs; the rest is asked for when it is used
 __version__ = "0.15.0+3fs"
 _LAZY = {
     "DataFrame": "threefs.smallpond.dataframe",
@@ -77,6 +78,7 @@ def init(
     retries: int | None = None,
     keep_bytes: int | None = None,
     executor_options: dict[str, Any] | None = None,
+    **platform_options: Any,
 ) -> Session:
     """Start a session. Every SP_… environment variable wins over its argument.
 
@@ -84,7 +86,23 @@ def init(
     that a run that was interrupted goes on where it stopped; `keep_bytes` of them stay when the session ends.
     `executor`: "local" (default), "ray", "mpi" or "filequeue". `optimize=False` runs the plan as it is written.
     `progress`: live progress on stderr (default: on a terminal); `report`: an HTML report of the runs at this path.
+    `platform`: "mpi", or a module of yours with a `Platform` subclass: it starts `num_executors` workers, is told
+    `job_name` and all further keywords, and has defaults of its own. With SP_SPAWN=1 in the environment it starts
+    this very script as a job instead, and the process here ends.
     """
+    arguments = dict(locals())
+    _check_engines()
     from threefs.smallpond.session import Session
 
-    return Session(**locals())
+    return Session(**arguments)
+
+
+def _check_engines() -> None:
+    """The base install has none of them."""
+    import importlib.util
+
+    missing = [name for name in ENGINES if importlib.util.find_spec(name) is None]
+    if missing:
+        from threefs.smallpond.errors import PlanError
+
+        raise PlanError(f"smallpond needs {', '.join(missing)}: install the extra, pip install 'threefs[smallpond]'")

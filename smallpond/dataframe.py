@@ -6,6 +6,7 @@ what it computed once, it and every frame made from it read again.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -474,3 +475,10 @@ def _first_rows(datasets: Sequence[DataSet], limit: int) -> pa.Table:
             if left <= 0:
                 break
     return pa.concat_tables(tables, promote_options="default") if tables else pa.table({})
+
+
+def __getattr__(name: str) -> Any:
+    """`Session` where programs written for smallpond import it from; it lives in `session`, which imports this."""
+    if name == "Session":
+        return importlib.import_module("threefs.smallpond.session").Session
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

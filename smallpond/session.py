@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
 
@@ -45,6 +45,8 @@ class Session:
 
     def __init__(self, **arguments: Any) -> None:
         self.config = SessionConfig.resolve(arguments)
+        if os.environ.get("SP_SPAWN") == "1":
+            _spawn_this_script(self.config)
         self._ctx = Context()
         self._frames: list[Node] = []
         self._lock = threading.RLock()
@@ -213,3 +215,16 @@ class Session:
     def __repr__(self) -> str:
         state = "" if self._open else ", shut down"
         return f"<smallpond session {self.config.job_id} on {self.config.executor}{state}>"
+
+
+def _spawn_this_script(config: SessionConfig) -> NoReturn:
+    """The platform runs the script from its beginning, as this job; here is nothing left to do."""
+    from threefs.smallpond.platform import get_platform
+
+    known = {name: value for name, value in os.environ.items() if name.startswith("SP_")}
+    same_job = {"SP_JOBID": config.job_id, "SP_JOB_TIME": config.job_time.isoformat(), "SP_DATA_ROOT": config.data_root}
+    environment = {**known, **same_job, "SP_SPAWN": "0"}
+    script = os.path.abspath(sys.argv[0])
+    names = get_platform(config.platform).start_job(1, script, sys.argv[1:], environment, config.platform_options)
+    print(f"job {config.job_id} is started ({', '.join(names) or 'unnamed'}): {script}", file=sys.stderr)
+    sys.exit(0)

@@ -2,7 +2,8 @@
 
 Reads go to an LMDB snapshot on the event loop. Commits queue up; when no group is being written, the next one is judged
 against the conflict window, in order, and the store's thread writes those that pass as one LMDB transaction with one
-sync. Rule: a commit is acknowledged, and enters the window, only after that sync.
+sync. A lone commit is written on the event loop's own thread while the disk is quick: nobody else waits, and waking two
+threads costs more than the sync. Rule: a commit is acknowledged, and enters the window, only after that sync.
 
 LMDB numbers its write transactions and keeps the number in its root page. Group n is LMDB's transaction n; a
 commit's version is n and its place in the group, and a snapshot at n sees the whole group. Every group writes the key
@@ -14,17 +15,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import shutil
 import struct
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from threefs.common.errors import Corrupt, InternalError, NoSpace
+from threefs.common.errors import InternalError, NoSpace
 from threefs.common.kv.buffered import KEY_END, BufferedTransaction, check_key
 from threefs.common.kv.conflicts import Commit, ConflictWindow
-from threefs.common.kv.errors import KvConflict, KvMaybeCommitted, KvTooOld, KvUnavailable
+from threefs.common.kv.embedded_files import check, encode_operation, open_files
+from threefs.common.kv.errors import KvConflict, KvTooOld, KvUnavailable
 from threefs.common.kv.interface import KeyValue, KvEngine, KvLimits, Transaction
 from threefs.common.kv.owner import OwnerLock
 from threefs.common.runtime.interface import Runtime
@@ -38,40 +39,14 @@ LIMITS: Final = KvLimits(
 )
 GROUP_COMMITS_MAX: Final = 4096
 GROUP_BYTES_MAX: Final = 32 << 20
-SNAPSHOTS_MAX: Final = 4096
+COMMITS_REMEMBERED: Final = 8  # of about as many is the time averaged that a commit takes
+LONE_S_MAX: Final = 0.002  # a lone commit may keep the event loop waiting so long
 SCAN_BYTES: Final = 2 << 20  # holds at least one pair of the greatest size
 SPACE_BYTES_MIN: Final = 1 << 20  # with less, a write that fails is taken to fail for want of space
 
 _ORDER_BITS: Final = 16  # commits of a group fit
-_OPERATION: Final = struct.Struct("<BxHI")  # kv_store.h
 _PAIR: Final = struct.Struct("<II")
 _GROUP_KEY: Final = b"\xffgroup"  # above every key that a transaction may use
-_FORMAT_KEY: Final = b"\xffformat"
-_FORMAT: Final = b"threefs-kv 1"
-_FILE: Final = "data.mdb"  # LMDB's name for it
-
-
-def encode_operation(kind: int, key: bytes, value: bytes = b"") -> bytes:
-    """One operation of a batch for `kv_commit`."""
-    return _OPERATION.pack(kind, len(key), len(value)) + key + value
-
-
-def check(code: int, action: str) -> None:
-    """Turns what a `kv_*` function returned into the error it means."""
-    if code == 0:
-        return
-    reason = str(ffi.string(lib.kv_strerror(code)).decode())
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        raise NoSpace(f"{action}: the disk is full; nothing was committed, free some space")
-    if code == lib.KV_MAP_FULL:
-        raise NoSpace(f"{action}: the store has reached kv.map_bytes_max; raise it and restart")
-    if code == lib.KV_READERS_FULL:
-        raise KvUnavailable(f"{action}: {SNAPSHOTS_MAX} transactions are open at once, which is the limit")
-    if code == errno.EIO:
-        raise KvMaybeCommitted(f"{action}: {reason}; the outcome is unknown, the disk may be failing")
-    if code < 0:
-        raise Corrupt(f"{action}: {reason}; the store is damaged, restore it from a copy")
-    raise KvUnavailable(f"{action}: {reason}")
 
 
 @dataclass(slots=True)
@@ -89,6 +64,7 @@ class _Group:
         self.commits: list[Commit] = []
         self.operations = [encode_operation(lib.KV_SET, _GROUP_KEY, number.to_bytes(8, "big"))]
         self.batch = b""
+        self.began = 0.0
         self._window: ConflictWindow | None = None
 
     def window(self, floor: int) -> ConflictWindow:
@@ -122,6 +98,7 @@ class EmbeddedEngine(KvEngine):
         self._owner = owner
         self._queue: deque[_Waiting] = deque()
         self._writing: _Group | None = None  # what the store's thread is at
+        self._commit_s = 0.0  # what a commit took of late
         self._start: asyncio.Handle | None = None  # a call of `_start_group` that is to come
         self._idle: asyncio.Future[None] | None = None  # set when `close` waits for the group that is being written
         self._broken: str = ""  # why no commit is taken any more
@@ -133,31 +110,10 @@ class EmbeddedEngine(KvEngine):
     async def open(cls, runtime: Runtime, folder: Path, map_bytes_max: int) -> EmbeddedEngine:
         """Opens or creates the store; KvOwned if another process has it, KvUnavailable if the folder is no good."""
         loop = asyncio.get_running_loop()
-        store, owner = await loop.run_in_executor(None, cls._open, folder, map_bytes_max)
+        store, owner = await loop.run_in_executor(None, open_files, folder, map_bytes_max)
         engine = cls(runtime, folder, store, owner)
-        loop.add_reader(lib.kv_event_fd(store), engine._end_group)
+        loop.add_reader(lib.kv_event_fd(store), engine._group_written)
         return engine
-
-    @classmethod
-    def _open(cls, folder: Path, map_bytes_max: int) -> tuple[Any, OwnerLock]:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise KvUnavailable(f"cannot create {folder}: {exc.strerror}; fix kv.path") from exc
-        owner = OwnerLock(folder)
-        try:
-            if not (folder / _FILE).exists():
-                _create(folder)
-            store = _open_raw(folder, map_bytes_max)
-            try:
-                _check_format(store, folder)
-                return store, owner
-            except BaseException:
-                lib.kv_close(store)
-                raise
-        except BaseException:
-            owner.release()
-            raise
 
     def begin(self) -> Transaction:
         return _EmbeddedTransaction(self)
@@ -240,7 +196,7 @@ class EmbeddedEngine(KvEngine):
         return await waiting.outcome
 
     def _start_group(self) -> None:
-        """Judges what waits and gives to the store's thread what may commit."""
+        """Judges what waits, and writes what may commit or has it written."""
         assert self._writing is None, "a group is being written"
         self._start = None
         self._forget_old()
@@ -251,7 +207,17 @@ class EmbeddedEngine(KvEngine):
         if group.taken:
             self._writing = group
             group.batch = b"".join(group.operations)
-            lib.kv_commit_begin(self._store, ffi.from_buffer(group.batch), len(group.batch))
+            group.began = self.runtime.now()
+            if self._is_lone(group):
+                number = ffi.new("uint64_t *")
+                code = lib.kv_commit(self._store, ffi.from_buffer(group.batch), len(group.batch), number)
+                self._end_group(code, number[0])
+            else:
+                lib.kv_commit_begin(self._store, ffi.from_buffer(group.batch), len(group.batch))
+
+    def _is_lone(self, group: _Group) -> bool:
+        """Whether the group is one commit that nobody else's transaction waits behind, and the disk is quick."""
+        return len(group.taken) == 1 and len(self.snapshots) <= 1 and self._commit_s < LONE_S_MAX
 
     def _take(self, group: _Group, waiting: _Waiting) -> int:
         """Makes a transaction part of the group, unless something that it read has changed; the bytes it adds."""
@@ -266,12 +232,18 @@ class EmbeddedEngine(KvEngine):
         group.taken.append(waiting)
         return len(operations)
 
-    def _end_group(self) -> None:
-        """The store's thread is done: acknowledges, and goes on with what has come meanwhile."""
+    def _group_written(self) -> None:
+        """The store's thread is done."""
+        number = ffi.new("uint64_t *")
+        self._end_group(lib.kv_commit_end(self._store, number), number[0])
+
+    def _end_group(self, code: int, number: int) -> None:
+        """Acknowledges what was written as LMDB's transaction `number`, and goes on with what has come meanwhile."""
         group, self._writing = self._writing, None
         assert group is not None, "no group is being written"
+        self._commit_s += (self.runtime.now() - group.began - self._commit_s) / COMMITS_REMEMBERED
         try:
-            self._check_written(group)
+            self._check_written(group, code, number)
         except Exception as exc:
             if not isinstance(exc, NoSpace):  # LMDB dropped the whole group, and the next may have space again
                 self._broken = str(exc)
@@ -297,17 +269,13 @@ class EmbeddedEngine(KvEngine):
             if not waiting.outcome.done():
                 waiting.outcome.set_result((group.number << _ORDER_BITS) + order)
 
-    def _check_written(self, group: _Group) -> None:
-        """Raises what went wrong with the group that the store's thread has finished."""
-        number = ffi.new("uint64_t *")
-        code = lib.kv_commit_end(self._store, number)
+    def _check_written(self, group: _Group, code: int, number: int) -> None:
+        """Raises what went wrong with the group."""
         if code == errno.EIO and self._is_full(len(group.batch)):
             code = errno.ENOSPC
         check(code, f"writing store {self.folder}")
-        if number[0] != group.number:
-            raise InternalError(
-                f"LMDB numbered group {group.number} as {number[0]}: another process writes {self.folder}"
-            )
+        if number != group.number:
+            raise InternalError(f"LMDB numbered group {group.number} as {number}: another process writes {self.folder}")
 
     def _is_full(self, batch_bytes: int) -> bool:
         """Whether EIO was only a short write: LMDB names it so. After any other EIO nothing can be said for sure."""
@@ -449,51 +417,3 @@ def _decode_pairs(raw: Any, pairs: list[KeyValue]) -> None:
         value_at = at + _PAIR.size + key_bytes
         at = value_at + value_bytes
         pairs.append((data[value_at - key_bytes : value_at], data[value_at:at]))
-
-
-def _open_raw(folder: Path, map_bytes: int) -> Any:
-    store = ffi.new("kv_store **")
-    check(lib.kv_open(os.fsencode(folder), map_bytes, SNAPSHOTS_MAX, store), f"opening store {folder}")
-    return store[0]
-
-
-def _create(folder: Path) -> None:
-    """Makes a new store aside and moves it to its place, because LMDB does not sync a new file's first pages."""
-    aside = folder / "creating"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    store = _open_raw(aside, 1 << 20)
-    batch, group = encode_operation(lib.KV_SET, _FORMAT_KEY, _FORMAT), ffi.new("uint64_t *")
-    code = lib.kv_commit(store, batch, len(batch), group)
-    lib.kv_close(store)
-    check(code, f"creating store {folder}")
-    _sync(aside / _FILE)
-    (aside / _FILE).rename(folder / _FILE)
-    shutil.rmtree(aside)
-    _sync(folder)
-    _sync(folder.parent)
-
-
-def _check_format(store: Any, folder: Path) -> None:
-    """Corrupt for a store that another program or a later release wrote."""
-    snapshot, group = ffi.new("kv_snapshot **"), ffi.new("uint64_t *")
-    check(lib.kv_snapshot_open(store, snapshot, group), f"opening store {folder}")
-    value, size = ffi.new("const uint8_t **"), ffi.new("size_t *")
-    try:
-        check(lib.kv_get(snapshot[0], _FORMAT_KEY, len(_FORMAT_KEY), value, size), f"opening store {folder}")
-        found = None if value[0] == ffi.NULL else bytes(ffi.buffer(value[0], size[0]))
-    finally:
-        lib.kv_snapshot_close(snapshot[0])
-    if found != _FORMAT:
-        raise Corrupt(
-            f"{folder} is no store of this release: its format is {found!r}, not {_FORMAT!r}; name another kv.path"
-        )
-
-
-def _sync(path: Path) -> None:
-    """Makes a file, or the names in a folder, durable."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

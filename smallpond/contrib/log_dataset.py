@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from threefs.smallpond.logical.dataset import DataSet
 from threefs.smallpond.logical.node import Context, Node, PythonScriptNode
-
-log = logging.getLogger(__name__)
 
 
 class LogDataSet(PythonScriptNode):
@@ -19,6 +16,5 @@ class LogDataSet(PythonScriptNode):
 
     def process(self, runtime_ctx: Any, input_datasets: list[DataSet], output_path: str) -> bool:
         for dataset in input_datasets:
-            rows = dataset.to_arrow_table().slice(0, self.num_rows)
-            log.info("%s: %d rows\n%s", dataset, dataset.num_rows, rows.to_string())
+            dataset.log(self.num_rows)
         return True

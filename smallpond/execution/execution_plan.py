@@ -62,7 +62,7 @@ def _has_path(node: Node) -> bool:
 
 def _place(job: Job, node: Node, name: str, found: DataSet) -> DataSet:
     """The files of a kept output, under the job's output folder or the node's path."""
-    folder = os.path.join(node.output_path or job.context.output_root, name)
+    folder = os.path.join(node.output_path or job.config.options.get("output_path") or job.context.output_root, name)
     filesystem.make_directory(folder)
     if isinstance(found, FileSet):
         return FileSet([_link(path, folder, index) for index, path in enumerate(found.resolved_paths)])

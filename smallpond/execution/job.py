@@ -39,8 +39,10 @@ class Job:
             job_time=config.job_time,
             data_root=config.data_root,
             num_executors=config.num_executors,
-            random_seed=int.from_bytes(config.job_id.encode()[-4:].rjust(4, b"0"), "big"),
-            **config.options.get("context", {}),
+            **{
+                "random_seed": int.from_bytes(config.job_id.encode()[-4:].rjust(4, b"0"), "big"),
+                **config.options.get("context", {}),
+            },
         )
         self.store = ResultStore(self.context.results_root)
         self.runs: list[RunRecord] = []
@@ -72,7 +74,7 @@ class Job:
                 self.context,
                 self.executor,
                 self.store,
-                retry=RetryPolicy(failures_max=self.config.retries),
+                retry=RetryPolicy(self.config.retries, options.get("losses_max") or RetryPolicy.losses_max),
                 speculation=options.get("speculation") or SpeculationPolicy(),
             )
         return self._scheduler
@@ -104,14 +106,14 @@ class Job:
                 sink.check_target(node)
             plan, _ = self.plan(ctx, nodes)
             found = scheduler.run(plan, plan.roots, run_id)
-        except BaseException:
+        except BaseException as exc:
             self.failed = True
+            _end_sinks(sinks, run_id, exc)
             raise
         finally:
             timer.cancel()
-            for node in sinks:
-                sink.remove_staging(node, run_id)
         self.failed = False
+        _end_sinks(sinks, run_id, None)
         self.computed.update(node.id for node in nodes)
         return [[dataset for dataset in datasets if dataset is not None] for datasets in found]
 
@@ -143,3 +145,14 @@ class Job:
         for folder in doomed:
             shutil.rmtree(folder, ignore_errors=True)
         self.store.evict(self.config.keep_bytes)
+
+
+def _end_sinks(sinks: Sequence[DataSinkNode], run_id: str, error: BaseException | None) -> None:
+    """After a failure, trouble with taking an output back is told beside it, not instead of it."""
+    for node in sinks:
+        try:
+            sink.end_run(node, run_id, failed=error is not None)
+        except Exception as exc:
+            if error is None:
+                raise
+            error.add_note(f"and what was staged for {node.sink_path} could not be removed: {exc}")

@@ -51,6 +51,7 @@ from threefs.smallpond.logical.node.plan import walk
 from threefs.smallpond.logical.partition import TOPLEVEL, Partition, PartitionInfo, dimensions, extend, project
 
 PRODUCER_BYTES_MIN = 64 * MB  # a producer with less costs more to start than it saves
+HEADROOM = 8  # of a task's share of the memory stays free: hosts of one kind that join later never have quite as much
 DEFAULT_HOST = Host("unknown", Resources(1, 0.0, 1 << 30))
 _VOLATILE_SQL = re.compile(
     r"\b(random|uuid|gen_random_uuid|uuidv4|uuidv7|now|current_timestamp|current_date|current_time|today|localtimestamp|nextval)\b",
@@ -331,7 +332,7 @@ class Planner:
         ]
         # a task's share of the poorest host that has the CPUs: by its memory, each of them can run it
         share = min(total.memory_bytes * min(cpus, total.cpus) // max(1, total.cpus) for total in fitting)
-        return Resources(cpus, gpus, memory if memory is not None else share)
+        return Resources(cpus, gpus, memory if memory is not None else share - share // HEADROOM)
 
 
 def _identity(node: Node) -> object:

@@ -20,8 +20,6 @@ class RuntimeContext:
     random_seed: int = 0
     fault_inject_prob: float = 0.0
     enforce_memory_limit: bool = False
-    remove_empty_parquet: bool = False
-    skip_task_with_empty_input: bool = False
     env_overrides: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -1,8 +1,8 @@
 """The scheduler: walks a physical plan with an executor, and survives what happens to tasks.
 
 One thread, the caller's: it sends bundles of ready tasks, sleeps until an outcome arrives, and follows it up. Later
-stages go first, so that results are used while they are warm. State is per stage in `_StageRun`; what was sent is in
-`_flights`. One rule: every task that is needed ends up with exactly one result, or the run raises.
+stages go first, so that results are used while they are warm. What is ready is known to the `Frontier`; what was sent
+is in `_flights`. One rule: every task that is needed ends up with exactly one result, or the run raises.
 """
 
 from __future__ import annotations
@@ -11,49 +11,25 @@ import errno
 import queue
 import time
 import uuid
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from threefs.smallpond.errors import InfeasibleTask, JobCancelled, TaskFailed
-from threefs.smallpond.execution.events import Observer, StageProgress, TaskRecord
+from threefs.smallpond.execution.events import Observer, TaskRecord
+from threefs.smallpond.execution.frontier import Frontier, StageRun, with_columns
 from threefs.smallpond.execution.operators import run_operator
 from threefs.smallpond.execution.policy import BundlePolicy, RetryPolicy, SpeculationPolicy
 from threefs.smallpond.execution.program import Bundle, TaskReport, TaskSpec, dump_bundle, load_reports
 from threefs.smallpond.execution.programs import ProgramStore
 from threefs.smallpond.execution.results import ResultStore, StoredResult
 from threefs.smallpond.execution.runtime_ctx import RuntimeContext, TaskContext
-from threefs.smallpond.execution.stage import Output, PhysicalPlan, Ref, Slot, Stage
+from threefs.smallpond.execution.stage import Output, PhysicalPlan, Stage
 from threefs.smallpond.executors.interface import Executor, Outcome, OutcomeKind, Resources, WorkItem
 from threefs.smallpond.executors.payload import Failure, loads
-from threefs.smallpond.logical.dataset import DataSet, merge_datasets
-from threefs.smallpond.logical.dataset.partitioned import PartitionedDataSet, ShuffleParts
+from threefs.smallpond.logical.dataset import DataSet
 
 TICK = 0.25  # seconds between looks at stragglers and at hosts that join
 NO_HOST_SECONDS = 300.0  # how long a run waits for the first host of an elastic executor
-
-
-@dataclass
-class _StageRun:
-    """A stage as it goes. Invariant: every needed task is in exactly one of waiting, ready, flying, results."""
-
-    stage: Stage
-    progress: StageProgress
-    results: dict[int, StoredResult] = field(default_factory=dict)
-    needed: set[int] = field(default_factory=set)
-    waiting: dict[int, int] = field(default_factory=dict)  # task -> results and barriers that it waits for
-    ready: deque[int] = field(default_factory=deque)
-    flying: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))  # task -> items that run it
-    attempts: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    failures: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    losses: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    requests: dict[int, Resources] = field(default_factory=dict)  # where it differs from the stage's
-    durations: list[float] = field(default_factory=list)
-    raced: set[int] = field(default_factory=set)
-    alone: set[int] = field(default_factory=set)  # tasks that failed before: each in a bundle of its own
-
-    def complete(self) -> bool:
-        return len(self.results) >= len(self.needed) and all(task in self.results for task in self.needed)
 
 
 @dataclass
@@ -96,19 +72,15 @@ class Scheduler:
         """For each root, the data set of every partition. Raises the first failure that is final, after everything
         that still ran was stopped."""
         self._run_id = run_id or uuid.uuid4().hex[:12]
-        self._plan = plan
-        self._runs = [_StageRun(stage, StageProgress(stage)) for stage in plan.stages]
+        self._frontier = Frontier(plan, roots, self._store)
+        self._runs = self._frontier.runs
         self._flights: dict[str, _Flight] = {}
-        self._dependents: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-        self._barrier_dependents: dict[int, list[tuple[int, int]]] = defaultdict(list)
         self._items = 0
-        self._demand(roots)
         self._tell(lambda observer: observer.run_started([run.progress for run in self._runs if run.needed]))
         error: BaseException | None = None
         try:
-            self._prepare()
             self._loop()
-            return [[self._collect(output, index) for index in range(len(output.partitions))] for output in roots]
+            return [self._frontier.collect(output) for output in roots]
         except BaseException as exc:
             error = JobCancelled("interrupted") if isinstance(exc, KeyboardInterrupt) else exc
             self._stop_everything()
@@ -116,59 +88,13 @@ class Scheduler:
         finally:
             self._tell(lambda observer: observer.run_ended(error))
 
-    def _demand(self, roots: Sequence[Output]) -> None:
-        """From the roots down: which tasks must run, given the results that are there already."""
-        for output in roots:
-            for stage in output.barriers:
-                self._need_all(stage)
-            for index in range(len(output.partitions)):
-                for stage, task in output.needs(index):
-                    self._runs[stage].needed.add(task)
-        for run in reversed(self._runs):
-            if not run.needed:
-                continue
-            if run.stage.kind in ("map", "exchange"):
-                found = self._store.load(run.stage.key)
-                run.results = {task: found[task] for task in run.needed if task in found}
-                run.progress.reused = len(run.results)
-            missing = [task for task in run.needed if task not in run.results]
-            run.progress.needed = len(run.needed)
-            run.progress.done = len(run.results)
-            if missing:
-                for stage in run.stage.barriers():
-                    self._need_all(stage)
-            for task in missing:
-                for stage, upstream in run.stage.needs(task):
-                    self._runs[stage].needed.add(upstream)
-
-    def _need_all(self, stage: int) -> None:
-        run = self._runs[stage]
-        run.needed.update(range(run.stage.size))
-
-    def _prepare(self) -> None:
-        """Count what every missing task waits for; what waits for nothing is ready."""
-        for run in self._runs:
-            barriers = [stage for stage in run.stage.barriers() if not self._runs[stage].complete()]
-            for task in sorted(run.needed - run.results.keys()):
-                waits = len(barriers)
-                for stage in barriers:
-                    self._barrier_dependents[stage].append((run.stage.id, task))
-                for stage, upstream in set(run.stage.needs(task)):
-                    if upstream not in self._runs[stage].results:
-                        self._dependents[stage, upstream].append((run.stage.id, task))
-                        waits += 1
-                if waits:
-                    run.waiting[task] = waits
-                else:
-                    run.ready.append(task)
-
     def _loop(self) -> None:
         quiet_since = time.monotonic()
-        while not all(run.complete() for run in self._unfinished()):
+        while not self._frontier.complete():
             self._dispatch()
+            if self._frontier.complete():
+                return  # by what runs in the driver
             if not self._flights:
-                if self._unfinished_count() == 0:
-                    return
                 self._check_hosts(quiet_since)
             outcomes = self._wait()
             if outcomes:
@@ -176,12 +102,6 @@ class Scheduler:
             for outcome in outcomes:
                 self._follow_up(outcome)
             self._race_stragglers()
-
-    def _unfinished(self) -> Iterable[_StageRun]:
-        return [run for run in self._runs if run.needed and not run.complete()]
-
-    def _unfinished_count(self) -> int:
-        return sum(len(run.needed) - len(run.results) for run in self._runs)
 
     def _wait(self) -> list[Outcome]:
         """The outcomes that have arrived; waits for the first one, at most a tick."""
@@ -219,7 +139,7 @@ class Scheduler:
                     break
                 self._send_next(run, slots)
 
-    def _send_next(self, run: _StageRun, slots: int) -> None:
+    def _send_next(self, run: StageRun, slots: int) -> None:
         recent = run.durations[-64:]
         count = self._bundling.size(len(run.ready), slots, len(recent), sum(recent))
         first = run.ready.popleft()
@@ -229,7 +149,7 @@ class Scheduler:
                 tasks.append(run.ready.popleft())
         self._submit(run, tasks)
 
-    def _feasible(self, run: _StageRun, task: int) -> bool:
+    def _feasible(self, run: StageRun, task: int) -> bool:
         """False: wait for hosts. Raises when no host can ever run it."""
         request = run.requests.get(task, run.stage.request)
         hosts = self._executor.hosts()
@@ -243,7 +163,7 @@ class Scheduler:
             f"{shown}. Lower cpu_limit, gpu_limit or memory_limit, or add a larger host"
         )
 
-    def _submit(self, run: _StageRun, tasks: list[int]) -> None:
+    def _submit(self, run: StageRun, tasks: list[int]) -> None:
         stage = run.stage
         request = run.requests.get(tasks[0], stage.request)
         program, program_id = self._programs.of(stage.node)
@@ -251,7 +171,7 @@ class Scheduler:
         for task in tasks:
             run.attempts[task] += 1
             attempts[task] = run.attempts[task]
-            specs.append(TaskSpec(task, attempts[task], stage.partitions[task], self._inputs(stage, task)))
+            specs.append(TaskSpec(task, attempts[task], stage.partitions[task], self._frontier.inputs(stage, task)))
         bundle = Bundle(
             self._task_context(stage, request), program, program_id, stage.role, stage.kind != "sink", specs
         )
@@ -276,25 +196,13 @@ class Scheduler:
             output_dir=self._store.folder(stage.key),
         )
 
-    def _inputs(self, stage: Stage, task: int) -> list[DataSet | None]:
-        return [_merged([self._resolve(slot) for slot in slots]) for slots in stage.slots(task)]
-
-    def _resolve(self, slot: Slot) -> DataSet:
-        if not isinstance(slot, Ref):
-            return slot
-        found = self._runs[slot.stage].results[slot.task].dataset
-        if slot.member is None:
-            return found
-        assert isinstance(found, (PartitionedDataSet, ShuffleParts)), found
-        return found.part(slot.member)
-
-    def _run_here(self, run: _StageRun, task: int) -> None:
+    def _run_here(self, run: StageRun, task: int) -> None:
         """Bookkeeping over descriptors: cheaper here than sending them anywhere."""
         context = replace(
             self._task_context(run.stage, run.stage.request), task_index=task, partition=run.stage.partitions[task]
         )
         begin = time.perf_counter()
-        dataset, rows = run_operator(run.stage.node, run.stage.role, context, self._inputs(run.stage, task))
+        dataset, rows = run_operator(run.stage.node, run.stage.role, context, self._frontier.inputs(run.stage, task))
         seconds = time.perf_counter() - begin
         self._finish(run, task, StoredResult(dataset, rows, ()), seconds, seconds)
         record = TaskRecord(run.stage.id, task, 1, "done", "driver", "driver", time.time() - seconds, seconds, seconds)
@@ -318,15 +226,16 @@ class Scheduler:
             self._follow_up_loss(run, flight, outcome)
         self._tell(lambda observer: observer.stage_changed(run.progress))
 
-    def _follow_up_task(self, run: _StageRun, flight: _Flight, report: TaskReport, outcome: Outcome) -> None:
+    def _follow_up_task(self, run: StageRun, flight: _Flight, report: TaskReport, outcome: Outcome) -> None:
         state = "done" if report.result else "out of memory" if report.out_of_memory else "failed"
         self._record(run, flight, report, outcome, state)
-        if report.index in run.results:
+        if report.index in run.results or report.index in run.columnless:
             return  # another attempt was faster
         if report.result is not None:
-            self._finish(run, report.index, report.result, report.seconds, report.cpu_seconds)
+            self._settle(run, report.index, report.result, report.seconds, report.cpu_seconds)
             return
         failure: Failure = loads(report.failure)
+        run.first_words.setdefault(report.index, f"{failure.type_name}: {failure.message}")
         if run.flying[report.index]:
             return  # another attempt still runs: it decides
         if report.out_of_memory:
@@ -339,19 +248,20 @@ class Scheduler:
                 raise self._final(run, report.index, failure)
             self._again(run, report.index)
 
-    def _retry_with_more_memory(self, run: _StageRun, task: int, flight: _Flight, failure: Failure) -> None:
-        request = self._retry.more_memory(flight.request, self._executor.hosts())
+    def _retry_with_more_memory(self, run: StageRun, task: int, flight: _Flight, failure: Failure) -> None:
+        relaxes = getattr(run.stage.node, "relax_memory_if_oom", True)
+        request = self._retry.more_memory(flight.request, self._executor.hosts()) if relaxes else None
         if request is None:
             raise self._final(run, task, failure)
         run.requests[task] = request
         self._again(run, task)
 
-    def _follow_up_loss(self, run: _StageRun, flight: _Flight, outcome: Outcome) -> None:
+    def _follow_up_loss(self, run: StageRun, flight: _Flight, outcome: Outcome) -> None:
         """A worker died, or the item failed as a whole: its tasks go again, one by one."""
         for task in flight.tasks:
             report = TaskReport(task, None, started=outcome.started, seconds=outcome.seconds)
             self._record(run, flight, report, outcome, outcome.kind.value)
-            if task in run.results or run.flying[task]:
+            if task in run.results or task in run.columnless or run.flying[task]:
                 continue
             if outcome.kind is OutcomeKind.FAILED:
                 raise self._final(run, task, loads(outcome.value))
@@ -365,33 +275,48 @@ class Scheduler:
                 raise self._final(run, task, Failure(None, "WorkerLost", lost, ""))
             self._again(run, task)
 
-    def _again(self, run: _StageRun, task: int) -> None:
+    def _again(self, run: StageRun, task: int) -> None:
         run.progress.retried += 1
         run.alone.add(task)
         run.ready.append(task)
 
-    def _final(self, run: _StageRun, task: int, failure: Failure) -> BaseException:
+    def _final(self, run: StageRun, task: int, failure: Failure) -> BaseException:
         """The error that the user sees: the failure itself where it explains itself, else with the step around it."""
         exc = failure.restored()
         where = f"task {task} of {run.stage.title} (made at {run.stage.node.location})"
+        words = f"{failure.type_name}: {failure.message}"
+        begun = run.first_words.get(task, words)
+        first = "" if begun == words else f"; its first failure was {begun}"
         if exc is not None and type(exc).__module__.startswith("threefs."):
-            exc.add_note(f"in {where}, attempt {run.attempts[task]}")
+            exc.add_note(f"in {where}, attempt {run.attempts[task]}{first}")
             return exc
         advice = ""
         if failure.type_name in ("MemoryError", "ArrowMemoryError", "OutOfMemoryException"):
             advice = "; use more partitions, or raise memory_limit"
         elif getattr(exc, "errno", None) == errno.ENOSPC:
             advice = f"; free space there, or on the disk of data_root {self._context.data_root}"
-        error = TaskFailed(
-            f"{where} failed for good after {run.attempts[task]} attempts: "
-            f"{failure.type_name}: {failure.message}{advice}"
-        )
+        error = TaskFailed(f"{where} failed for good after {run.attempts[task]} attempts: {words}{advice}{first}")
         error.__cause__ = exc
         if exc is None and failure.trace:
             error.add_note(failure.trace)
         return error
 
-    def _finish(self, run: _StageRun, task: int, result: StoredResult, seconds: float, cpu: float) -> None:
+    def _settle(self, run: StageRun, task: int, result: StoredResult, seconds: float, cpu: float) -> None:
+        """All partitions of a step have the same columns: one whose function saw no row waits for one that knows."""
+        if result.dataset.has_no_columns:
+            run.columnless[task] = result, seconds, cpu
+        else:
+            self._finish(run, task, result, seconds, cpu)
+        if not run.columnless:
+            return
+        whole = with_columns(run.results | {index: found for index, (found, _, _) in run.columnless.items()})
+        last = len(run.results) + len(run.columnless) >= len(run.needed)
+        for index, (_, wall, work) in list(run.columnless.items()):
+            if last or not whole[index].dataset.has_no_columns:
+                del run.columnless[index]
+                self._finish(run, index, whole[index], wall, work)
+
+    def _finish(self, run: StageRun, task: int, result: StoredResult, seconds: float, cpu: float) -> None:
         run.results[task] = result
         run.durations.append(seconds)
         progress = run.progress
@@ -404,17 +329,7 @@ class Scheduler:
             flight = self._flights.get(rival)
             if flight is not None and flight.tasks == [task]:
                 self._executor.cancel(rival)
-        self._release(self._dependents.pop((run.stage.id, task), []))
-        if run.stage.id in self._barrier_dependents and run.complete():
-            self._release(self._barrier_dependents.pop(run.stage.id))
-
-    def _release(self, dependents: Iterable[tuple[int, int]]) -> None:
-        for stage, task in dependents:
-            run = self._runs[stage]
-            run.waiting[task] -= 1
-            if not run.waiting[task]:
-                del run.waiting[task]
-                run.ready.append(task)
+        self._frontier.finished(run, task)
 
     # ---- stragglers, ends ----
 
@@ -443,10 +358,7 @@ class Scheduler:
                 self._flights.pop(outcome.item_id, None)
         self._flights.clear()
 
-    def _collect(self, output: Output, index: int) -> DataSet | None:
-        return _merged([self._resolve(slot) for slot in output.slots(index)])
-
-    def _record(self, run: _StageRun, flight: _Flight, report: TaskReport, outcome: Outcome, state: str) -> None:
+    def _record(self, run: StageRun, flight: _Flight, report: TaskReport, outcome: Outcome, state: str) -> None:
         result = report.result
         record = TaskRecord(
             run.stage.id,
@@ -468,7 +380,3 @@ class Scheduler:
     def _tell(self, what: Callable[[Observer], None]) -> None:
         for observer in self.observers:
             what(observer)
-
-
-def _merged(datasets: list[DataSet]) -> DataSet | None:
-    return merge_datasets(datasets) if datasets else None

@@ -10,16 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from threefs.smallpond.errors import PlanError
-from threefs.smallpond.executors.interface import Executor, Host, Outcome, OutcomeKind, Report, Resources, WorkItem
+from threefs.smallpond.executors.interface import Executor, Host, Outcome, OutcomeKind, Report, WorkItem
 from threefs.smallpond.executors.local.executor import host_resources
 from threefs.smallpond.executors.queue_folder import (
     BEAT_SHARE,
@@ -31,15 +30,17 @@ from threefs.smallpond.executors.queue_folder import (
     entry_of,
     item_id_of,
 )
+from threefs.smallpond.executors.surroundings import worker_environment
 from threefs.smallpond.executors.wakeup import Wakeup
+from threefs.smallpond.platform import Platform, get_platform
 
 FIRST_HOST_SECONDS = 30.0  # the first look at the hosts waits so long for one: plans are made for the hosts there are
 NO_HOST_SECONDS = 300.0  # queued items without any worker are given up after this
-LOCAL_START = [sys.executable, "-P", "-m", "threefs.smallpond.executors.worker"]
+ENTRYPOINT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start_worker.py")
 
 
 class FileQueueExecutor(Executor):
-    """`start_workers` of them are started on this host and end with the driver; others join by hand.
+    """`start_workers` of them are started by the platform and end with the driver; others join by hand.
 
     `hosts_expected` workers are waited for before a task that fits none of them is rejected.
     """
@@ -55,6 +56,8 @@ class FileQueueExecutor(Executor):
         lease_seconds: float = LEASE_SECONDS,
         inotify: bool = True,
         environment: dict[str, str] | None = None,
+        platform: Platform | None = None,
+        platform_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._folder = QueueFolder(root)
         self._start_workers = start_workers
@@ -62,6 +65,8 @@ class FileQueueExecutor(Executor):
         self._lease_seconds = lease_seconds
         self._inotify = inotify
         self._environment = environment or {}
+        self._platform = platform or Platform()
+        self._platform_options = dict(platform_options or {})
         self._id = uuid.uuid4().hex
         self._changed = threading.Condition()
         self._hosts: dict[str, tuple[Host, Lease]] = {}  # guarded by the condition, like all below
@@ -71,7 +76,7 @@ class FileQueueExecutor(Executor):
         self._first_look = True
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._jobs: list[str] = []  # names that the platform gave
 
     # ---- the interface ----
 
@@ -88,15 +93,26 @@ class FileQueueExecutor(Executor):
         self._wakeup = Wakeup([folder.path("done"), folder.path("workers")], native=self._inotify)
         self._thread = threading.Thread(target=self._look_after, name="smallpond-filequeue", daemon=True)
         self._thread.start()
-        for _ in range(self._start_workers):
-            self._processes.append(self._start_worker())
+        if self._start_workers:
+            self._jobs = self._start()
 
     def hosts(self) -> Sequence[Host]:
         with self._changed:
             if self._first_look:
                 self._first_look = False
-                self._changed.wait_for(lambda: self._hosts or self._closed, FIRST_HOST_SECONDS)
-            return [host for host, _ in self._hosts.values()]
+                self._changed.wait_for(lambda: self._hosts or self._closed or self._failed(), FIRST_HOST_SECONDS)
+            found = [host for host, _ in self._hosts.values()]
+        if not found and (statuses := self._failed()):
+            raise PlanError(
+                f"no worker is left: platform {self._platform} started {self._start_workers}, which ended with status "
+                f"{', '.join(map(str, statuses))}; what they said is in the output of this program"
+            )
+        return found
+
+    def _failed(self) -> list[int]:
+        """How the workers that the platform started ended, when all did and none well."""
+        found = [self._platform.exit_status(job) for job in self._jobs]
+        return [status for status in found if status] if all(found) else []
 
     def expects_hosts(self) -> bool:
         with self._changed:
@@ -138,10 +154,8 @@ class FileQueueExecutor(Executor):
             for entry in self._entries.values():
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._folder.path("todo", entry))
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            process.wait()
+        for job in self._jobs:
+            self._platform.stop_job(job)
         self._wakeup.close()
 
     # ---- looking after the folder ----
@@ -161,6 +175,9 @@ class FileQueueExecutor(Executor):
                     return
             if self._hosts:
                 hostless_since = time.monotonic()
+            elif self._failed():
+                with self._changed:
+                    self._changed.notify_all()  # who waits for a first host
             elif time.monotonic() - hostless_since > NO_HOST_SECONDS:
                 self._lose(list(self._entries), f"no worker has been there for {NO_HOST_SECONDS:.0f} s")
             self._wakeup.wait(min(POLL_SECONDS, self._lease_seconds * BEAT_SHARE))
@@ -217,16 +234,23 @@ class FileQueueExecutor(Executor):
         if known is not None:
             self._report(outcome)
 
-    def _start_worker(self) -> subprocess.Popen[bytes]:
-        """One of several on this host: each gets its share."""
-        here, count = host_resources(), self._start_workers
-        share = Resources(max(1, here.cpus // count), here.gpus / count, here.memory_bytes // count)
-        options = {"cpus": share.cpus, "gpus": share.gpus, "memory": share.memory_bytes, "lease": self._lease_seconds}
+    def _start(self) -> list[str]:
+        """The platform's names of the workers; several on this host get a share of it each."""
+        options = {"queue": self._folder.root, "linger": 0, "lease": self._lease_seconds}
+        if type(self._platform) is Platform:
+            here, count = host_resources(), self._start_workers
+            options |= {
+                "cpus": max(1, here.cpus // count),
+                "gpus": here.gpus / count,
+                "memory": here.memory_bytes // count,
+            }
         path = os.pathsep.join(entry for entry in sys.path if entry)
-        return subprocess.Popen(
-            [*LOCAL_START, f"--queue={self._folder.root}", "--linger=0", *(f"--{n}={v}" for n, v in options.items())],
-            env={**os.environ, **self._environment, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
+        return self._platform.start_job(
+            self._start_workers,
+            ENTRYPOINT,
+            [f"--{name}={value}" for name, value in options.items()],
+            {**self._environment, "PYTHONPATH": path},
+            self._platform_options,
         )
 
 
@@ -237,11 +261,12 @@ def default_queue(context: Any) -> str:
 
 def create(context: Any, config: Any) -> FileQueueExecutor:
     """Options: `queue` (a folder that workers started by hand share; default: one in the job's folder), and
-    `lease_seconds`, `inotify`. `num_executors` workers are started on this host."""
+    `lease_seconds`, `inotify`. `num_executors` workers are started by the platform, which is this host unless
+    another one is named."""
     options = config.options
     if not config.num_executors and "queue" not in options:
         raise PlanError(
-            "the file-queue executor has no workers: set num_executors to start some on this host, or name a folder "
+            "the file-queue executor has no workers: set num_executors to start some, or name a folder "
             'with executor_options={"queue": DIR} and start `python -m threefs.smallpond.executors.worker '
             "--queue DIR` wherever it is reachable"
         )
@@ -249,6 +274,8 @@ def create(context: Any, config: Any) -> FileQueueExecutor:
     return FileQueueExecutor(
         options.get("queue") or default_queue(context),
         start_workers=config.num_executors,
-        environment=context.env_overrides,
+        environment=worker_environment(context, config),
+        platform=get_platform(config.platform),
+        platform_options=config.platform_options,
         **known,
     )

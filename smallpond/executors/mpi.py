@@ -18,6 +18,7 @@ from threefs.smallpond.executors.filequeue import FileQueueExecutor, default_que
 from threefs.smallpond.executors.interface import Report, Resources
 from threefs.smallpond.executors.local.executor import host_resources
 from threefs.smallpond.executors.queue_folder import LEASE_SECONDS
+from threefs.smallpond.executors.surroundings import worker_environment
 from threefs.smallpond.executors.worker import QueueWorker
 
 MEETING_POLL_SECONDS = 0.01
@@ -53,7 +54,7 @@ def create(context: Any, config: Any) -> MpiExecutor:
     drivers_here = local.allreduce(int(world.Get_rank() == 0))
     workers_here = max(1, local.Get_size() - drivers_here)
     if world.Get_rank():
-        _serve(_invitation(world), workers_here, lease)
+        _serve(_invitation(world), workers_here, lease, worker_environment(context, config))
         sys.exit(0)
     return MpiExecutor(world, default_queue(context), lease)
 
@@ -76,8 +77,10 @@ def _finished(request: Any) -> Any:
         time.sleep(MEETING_POLL_SECONDS)
 
 
-def _serve(root: str, workers_here: int, lease_seconds: float) -> None:
-    worker = QueueWorker(root, _share(workers_here), linger_seconds=0.0, lease_seconds=lease_seconds)
+def _serve(root: str, workers_here: int, lease_seconds: float, environment: dict[str, str]) -> None:
+    worker = QueueWorker(
+        root, _share(workers_here), linger_seconds=0.0, lease_seconds=lease_seconds, environment=environment
+    )
     with contextlib.suppress(FileNotFoundError):  # the session ended and removed its folder
         worker.run()
 

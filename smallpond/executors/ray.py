@@ -20,6 +20,7 @@ from threefs.smallpond.errors import PlanError
 from threefs.smallpond.executors.interface import Executor, Host, Outcome, OutcomeKind, Report, Resources, WorkItem
 from threefs.smallpond.executors.local.executor import host_resources
 from threefs.smallpond.executors.payload import dump_failure, run_payload
+from threefs.smallpond.executors.surroundings import worker_environment
 
 HOSTS_SECONDS = 1.0  # how old the list of nodes may be
 
@@ -157,7 +158,11 @@ def _host(node: dict[str, Any]) -> Host:
 
 def create(context: Any, config: Any) -> RayExecutor:
     """Options: `resources` of a cluster that is started here, and `ray`: further arguments of `ray.init`."""
+    if config.bind_numa_node:
+        raise PlanError(
+            "bind_numa_node is the business of who starts the nodes of a Ray cluster: run `numactl -N I -m I ray start "
+            "--address HEAD` once for each NUMA node I"
+        )
     options = dict(config.options.get("ray") or {})
-    if context.env_overrides:
-        options.setdefault("runtime_env", {"env_vars": dict(context.env_overrides)})
+    options.setdefault("runtime_env", {"env_vars": worker_environment(context, config)})
     return RayExecutor(config.ray_address, config.options.get("resources"), **options)

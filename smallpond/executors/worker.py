@@ -32,6 +32,7 @@ from threefs.smallpond.executors.queue_folder import (
     item_id_of,
     request_of,
 )
+from threefs.smallpond.executors.selection import local_ranks
 from threefs.smallpond.executors.wakeup import Wakeup
 
 LINGER_SECONDS = 300.0
@@ -46,6 +47,7 @@ class QueueWorker:
         linger_seconds: float = LINGER_SECONDS,
         lease_seconds: float = LEASE_SECONDS,
         inotify: bool = True,
+        environment: dict[str, str] | None = None,
     ) -> None:
         self._folder = QueueFolder(root)
         self._folder.create()
@@ -58,7 +60,7 @@ class QueueWorker:
         self._broken: Exception | None = None
         self._stopping = False
         self._wakeup = Wakeup([self._folder.path(part) for part in ("", "todo", "cancel")], native=inotify)
-        self._executor = LocalExecutor(resources, environment={"OPENBLAS_NUM_THREADS": "1"})
+        self._executor = LocalExecutor(resources, environment={"OPENBLAS_NUM_THREADS": "1", **(environment or {})})
 
     def stop(self) -> None:
         """Leave soon. From any thread or signal handler."""
@@ -168,9 +170,16 @@ class QueueWorker:
         self._wakeup.close()
 
 
+def share_of_host() -> Resources:
+    """What this worker lends: all of its host, or its part where mpirun started several on one."""
+    here = host_resources()
+    workers = local_ranks(os.environ)
+    return Resources(max(1, here.cpus // workers), here.gpus / workers, here.memory_bytes // workers)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m threefs.smallpond.executors.worker", description=__doc__)
-    here = host_resources()
+    here = share_of_host()
     parser.add_argument("--queue", required=True, help="folder shared with the driver, yours alone (mode 0700)")
     parser.add_argument("--cpus", type=int, default=here.cpus)
     parser.add_argument("--gpus", type=float, default=here.gpus)

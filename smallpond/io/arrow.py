@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from threefs.smallpond.common import DEFAULT_BATCH_SIZE, DEFAULT_ROW_GROUP_SIZE, split_evenly
 from threefs.smallpond.errors import QueryError
 from threefs.smallpond.io import filesystem
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq  # and in the functions: with its file systems it is a tenth of a session's start
 
 FOOTER_THREADS = 16
 
@@ -70,6 +72,8 @@ class RowRange:
 
 def open_parquet(path: str) -> pq.ParquetFile:
     """A parquet file by path or URL; an unreadable one is named."""
+    import pyarrow.parquet as pq
+
     try:
         if filesystem.protocol_of(path):
             return pq.ParquetFile(filesystem.open_file(path))
@@ -229,6 +233,8 @@ def write_parquet(
     metadata: dict[str, str] | None = None,
 ) -> int:
     """Write one parquet file with key-value metadata; returns its rows. After a failure the file is removed."""
+    import pyarrow.parquet as pq
+
     kept = {k: v for k, v in (schema.metadata or {}).items() if not k.startswith(b"SMALLPOND:")}
     typed = schema.with_metadata({**kept, **{k.encode(): v.encode() for k, v in (metadata or {}).items()}} or None)
     rows = 0

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import cloudpickle
-
 from threefs.common.errors import NotFound, Unsupported
 
 _URL = re.compile(r"^([a-zA-Z0-9+]+)://")
@@ -195,6 +193,8 @@ def _counts(parts: list[str], recursive: bool) -> bool:
 
 def dump(value: object, path: str, buffering: int = 2 << 20, atomic_write: bool = False) -> None:
     """Pickle a value into a file; with `atomic_write` no reader ever sees half of it."""
+    import cloudpickle
+
     target = f"{path}.{uuid.uuid4().hex[:8]}.new" if atomic_write else path
     with open(target, "wb", buffering=buffering) as file:
         cloudpickle.dump(value, file, protocol=pickle.HIGHEST_PROTOCOL)
@@ -203,6 +203,8 @@ def dump(value: object, path: str, buffering: int = 2 << 20, atomic_write: bool 
 
 
 def load(path: str, buffering: int = 2 << 20) -> Any:
+    import cloudpickle
+
     with open(path, "rb", buffering=buffering) as file:
         return cloudpickle.load(file)
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from threefs.smallpond.errors import UserCodeError
+from threefs.smallpond.io.plain import array_of, table_of
 
 
 def name_of(function: Any) -> str:
@@ -31,18 +32,21 @@ class RowFunction:
     def __call__(self, runtime_ctx: Any, tables: list[pa.Table]) -> pa.Table:
         (table,) = tables
         if self.kind == "filter":
-            return table.filter(pa.array([bool(self.function(row)) for row in table.to_pylist()], pa.bool_()))
+            kept = [bool(self.function(row)) for row in table.to_pylist()]
+            return table.filter(array_of(kept)) if kept else table
         if self.kind == "map":
             rows = [self.function(row) for row in table.to_pylist()]
         else:
             rows = [found for row in table.to_pylist() for found in self.function(row)]
-        wrong = next((row for row in rows if not isinstance(row, dict)), None)
-        if wrong is not None:
-            raise UserCodeError(f"{self.kind} {self.name} returned {type(wrong).__name__}; a row is a dict of columns")
+        for row in rows:
+            if not isinstance(row, dict):
+                raise UserCodeError(
+                    f"{self.kind} {self.name} returned {type(row).__name__}; a row is a dict of columns"
+                )
         if self.schema is not None:
             return pa.Table.from_pylist(rows, self.schema)
         names = list(dict.fromkeys(name for row in rows for name in row))
-        return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+        return table_of({name: [row.get(name) for row in rows] for name in names})
 
 
 @dataclass(frozen=True)

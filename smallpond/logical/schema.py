@@ -6,6 +6,7 @@ import duckdb
 import pyarrow as pa
 
 from threefs.smallpond.engines import duckdb as engine
+from threefs.smallpond.io.plain import empty_table
 from threefs.smallpond.logical import sql_text
 from threefs.smallpond.logical.dataset import DataSet
 from threefs.smallpond.logical.node import (
@@ -89,7 +90,7 @@ class empty_inputs:
     def __init__(self, schemas: list[pa.Schema | None], names: tuple[str, ...]) -> None:
         self._schemas = schemas
         self._names = [*(f"__input_{i}" for i in range(len(schemas))), *names]
-        self._tables = [schema.empty_table() for schema in schemas if schema is not None]
+        self._tables = [empty_table(schema) for schema in schemas if schema is not None]
         self._scratch = engine.scratch()
 
     def __enter__(self) -> tuple[engine.Connection, list[str]]:

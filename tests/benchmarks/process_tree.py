@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def run(
             stdout=sink,
             stderr=subprocess.STDOUT,
             cwd=cwd,
-            env=os.environ | (environment or {}),
+            env=_clean(os.environ) | (environment or {}),
             start_new_session=True,
         )
         cpu: dict[int, float] = {}
@@ -58,6 +58,11 @@ def run(
     output = log.read_text(errors="replace")
     assert child.wait() == 0, f"{command} failed:\n{output[-4000:]}"
     return Cost(wall, sum(cpu.values()), peak, output)
+
+
+def _clean(environment: Mapping[str, str]) -> dict[str, str]:
+    """Installed programs read compiled modules; an environment that keeps none would measure the compiler."""
+    return {name: value for name, value in environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _cpu_s(process: psutil.Process, before: float) -> float:

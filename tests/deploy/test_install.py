@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,11 @@ def test_an_installed_wheel_runs_a_cluster(tree: Path, tmp_path: Path) -> None:
             [*command, verb], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         )
         assert done.stdout.startswith(str(tmp_path / "site"))
+
+
+def test_the_command_says_its_version() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "threefs.cli.main", "--version"], capture_output=True, text=True, check=True
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert told.stdout == f"3fs {project['version']}\n"

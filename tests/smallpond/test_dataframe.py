@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import threefs.smallpond as smallpond
-from threefs.smallpond.errors import PlanError
+from threefs.smallpond.errors import PlanError, QueryError
 from threefs.smallpond.session import Session
 
 
@@ -394,3 +394,31 @@ def test_small_random_data_survives_any_partitioning(sp: Session) -> None:
     frame = sp.from_items(values)
     for other in (frame.repartition(7), frame.repartition(3, by_rows=True), frame.repartition(4, hash_by="v")):
         assert Counter(map(repr, other.take_all())) == Counter(map(repr, values))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda frame: frame.map(lambda row: {"b": row["a"] + 1}),
+        lambda frame: frame.flat_map(lambda row: [{"b": row["a"] + 1}]),
+        lambda frame: frame.map_batches(lambda table: pa.table({"b": [table["a"][0].as_py() + 1]})),
+        lambda frame: frame.map_batches(lambda tables: (pa.table({"b": [2]}) for _ in tables), streaming=True),
+    ],
+)
+def test_functions_on_empty_partitions_keep_their_columns(sp: Session, step: Any, tmp_path: Path) -> None:
+    found = step(sp.from_items([{"a": 1}]).repartition(3, hash_by="a"))
+    assert sp.partial_sql("SELECT b, count(*) AS n FROM {0} GROUP BY b", found).take_all() == [{"b": 2, "n": 1}]
+    assert found.sort("b").take_all() == [{"b": 2}]
+    found.write_parquet(str(tmp_path / "out"))
+    assert sp.read_parquet(str(tmp_path / "out")).map("b + 1 AS c").take_all() == [{"c": 3}]
+
+
+def test_functions_that_never_see_a_row_need_a_schema(sp: Session) -> None:
+    nothing = sp.from_items([{"a": 1}]).filter("a > 1")
+    with pytest.raises(QueryError, match="schema=… of map"):
+        nothing.map(lambda row: {"b": row["a"]}).map("b + 1 AS c").take_all()
+    assert nothing.map(lambda row: {"b": row["a"]}).take(5) == []
+    told = nothing.map(lambda row: {"b": row["a"]}, schema=pa.schema([("b", pa.int64())]))
+    assert told.map("b + 1 AS c").take_all() == []
+    grown = nothing.map_batches(lambda table: table.append_column("b", table["a"]))
+    assert grown.map("b + 1 AS c").take_all() == []

@@ -19,7 +19,9 @@ from threefs.smallpond.errors import PlanError, UserCodeError
 from threefs.smallpond.execution.driver import Driver
 from threefs.smallpond.execution.execution_plan import ExecutionPlan, run_plan
 from threefs.smallpond.execution.job import Job
+from threefs.smallpond.execution.runtime_ctx import TaskContext
 from threefs.smallpond.execution.task import PartitionInfo, RuntimeContext
+from threefs.smallpond.executors.interface import Host, Resources
 from threefs.smallpond.logical.dataset import (
     ArrowTableDataSet,
     CsvDataSet,
@@ -291,6 +293,20 @@ def test_compute_nodes(job: Job, ctx: Context, numbers: str) -> None:
         run(job, ctx, ArrowComputeNode(ctx, (split,)))
 
 
+def test_a_task_that_runs_out_of_memory_gets_more(job: Job, ctx: Context, numbers: str, tmp_path: Path) -> None:
+    marker = tmp_path / "tried"
+
+    def hungry(runtime_ctx: TaskContext, tables: list[pa.Table]) -> pa.Table:
+        if not marker.exists():
+            marker.touch()
+            raise MemoryError("more, please")
+        return pa.table({"limit": [runtime_ctx.memory_limit]})
+
+    node = ArrowComputeNode(ctx, (source(ctx, numbers),), process_func=hungry, memory_limit=64 << 20)
+    assert table(job, ctx, node)["limit"].to_pylist() == [128 << 20]
+    assert [task.state for task in job.runs[-1].tasks if task.worker != "driver"] == ["out of memory", "done"]
+
+
 def test_scripts_write_files(job: Job, ctx: Context, numbers: str) -> None:
     def count(runtime_ctx: RuntimeContext, datasets: list[DataSet], output_path: str) -> bool:
         with open(os.path.join(output_path, "count.txt"), "w") as file:
@@ -400,3 +416,11 @@ def test_driver_runs_a_plan_with_arguments(ctx: Context, numbers: str, tmp_path:
     assert found.final_output is not None
     assert found.final_output.to_arrow_table()["n"].to_pylist() == [100] * 10
     assert any(record.state == "failed" for record in found.record.tasks)
+
+
+def test_a_host_that_joins_with_a_little_less_memory_can_run_the_tasks(job: Job, ctx: Context, numbers: str) -> None:
+    """Ray counts what is free when a node starts: the second of two equal nodes has less."""
+    first, second = Resources(1, 0.0, 24_135_892_992), Resources(1, 0.0, 23_905_632_256)  # as Ray said once
+    plan = LogicalPlan(ctx, SqlEngineNode(ctx, (source(ctx, numbers),), "SELECT 1 FROM {0}"))
+    (stage,) = Planner(job.context, [Host("first", first)]).create_exec_plan(plan).stages
+    assert second.covers(stage.request)

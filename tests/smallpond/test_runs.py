@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +23,7 @@ from threefs.common.errors import Conflict, NotFound
 from threefs.smallpond.errors import InfeasibleTask, PlanError, QueryError, TaskFailed, UserCodeError
 from threefs.smallpond.execution.policy import SpeculationPolicy
 from threefs.smallpond.executors.interface import Resources
+from threefs.smallpond.report import progress
 from threefs.smallpond.session import Session
 
 
@@ -208,6 +212,45 @@ def test_sql_errors_show_the_query_and_the_place(sp: Session) -> None:
         sp.partial_sql("SELECT * FROM {0}, {1}", frame)
 
 
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (lambda frame: frame.repartition(2, hash_by="nope"), r"(?s)nope.*not found.*Candidate bindings"),
+        (lambda frame: frame.repartition(2, by="nope"), r"(?s)nope.*not found"),
+        (lambda frame: frame.repartition(2, by_rows=True).sort("nope"), r"(?s)nope.*not found"),
+        (lambda frame: frame.group_by("nope").count(), r"(?s)nope.*not found.*GROUP BY"),
+        (lambda frame: frame.join(frame, on="nope"), r'(?s)"nope" does not exist'),
+        (lambda frame: frame.drop("nope"), r'(?s)"nope" in EXCLUDE list not found'),
+    ],
+)
+def test_wrong_columns_are_named_with_the_step(sp: Session, step: Any, message: str) -> None:
+    with pytest.raises(QueryError, match=message) as caught:
+        step(sp.from_items([{"a": 1}, {"a": 2}])).take_all()
+    assert "test_runs.py:" in str(caught.value)
+
+
+def test_text_that_does_not_fit_its_schema_is_named(sp: Session, tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text("1,2\nx,3\n")
+    with pytest.raises(QueryError, match=r"(?s)bad\.csv.*Line: 2"):
+        sp.read_csv(str(path), schema={"a": "INTEGER", "b": "INTEGER"}).take_all()
+
+
+def test_functions_that_fail_or_return_no_rows(sp: Session) -> None:
+    @smallpond.udf(params=[smallpond.UDFType.BIGINT], return_type=smallpond.UDFType.BIGINT)
+    def broken(x: int) -> int:
+        raise ValueError("not with me")
+
+    frame = sp.from_items([1])
+    with pytest.raises(QueryError, match=r"(?s)test_runs.py:\d+.*ValueError: not with me.*broken"):
+        sp.partial_sql("SELECT broken(item) FROM {0}", frame, udfs=[broken]).take_all()
+    for function, given in ((lambda row: None, "NoneType"), (lambda row: "text", "str")):
+        with pytest.raises(UserCodeError, match=f"returned {given}; a row is a dict of columns"):
+            frame.map(function).compute()  # type: ignore[arg-type]
+    with pytest.raises(UserCodeError, match="returned str, not a table or a frame"):
+        frame.map_batches(lambda table: "text").compute()
+
+
 def test_braces_are_just_braces(sp: Session) -> None:
     frame = sp.from_items([{"s": "aab"}])
     rows = frame.map("{'x': 1, 'y': {'z': s}} AS st, regexp_matches(s, 'a{2}') AS two, MAP {'k': 1} AS m").take_all()
@@ -270,13 +313,16 @@ def test_csv_json_and_folders_by_key(sp: Session, tmp_path: Path) -> None:
     assert again.group_by("k").agg(n="count(*)").sort("k").to_arrow()["n"].to_pylist() == [4, 4, 4]
 
 
-def test_output_on_another_file_system(sp: Session) -> None:
-    target = f"/dev/shm/smallpond-test-{os.getpid()}"
+def test_output_on_another_file_system(sp: Session, tmp_path: Path) -> None:
+    there = f"/dev/shm/smallpond-test-{os.getpid()}"
     try:
-        sp.from_items(list(range(5000))).map("item, repeat('x', 50) AS t").write_parquet(target)
-        assert sp.read_parquet(target).count() == 5000
+        sp.from_items(list(range(5000))).map("item, repeat('x', 50) AS t").write_parquet(f"{there}/out")
+        assert sp.read_parquet(f"{there}/out").count() == 5000
+        with smallpond.init(data_root=f"{there}/root", progress=False) as session:
+            session.read_parquet(f"{there}/out").map("item + 1 AS x").write_parquet(str(tmp_path / "out"))
+        assert sp.read_parquet(str(tmp_path / "out")).count() == 5000
     finally:
-        subprocess.run(["rm", "-rf", target], check=True)
+        subprocess.run(["rm", "-rf", there], check=True)
 
 
 FULL_DISK = """
@@ -322,11 +368,27 @@ def test_a_thousand_partitions_of_one_row(sp: Session) -> None:
     assert frame.map(lambda row: {"x": row["item"] + 1}).agg(s="sum(x)").take_all() == [{"s": 500500}]
 
 
-def test_importing_is_light() -> None:
-    code = (
-        "import sys, threefs.smallpond; print([m for m in ('duckdb', 'pyarrow', 'ray', 'pandas') if m in sys.modules])"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+LIGHT = """
+import sys, threefs.smallpond as smallpond
+loaded = lambda: [m for m in ("duckdb", "pyarrow", "ray", "polars", "pandas") if m in sys.modules]
+print(loaded())
+sp = smallpond.init(data_root=sys.argv[1], progress=False)
+print(loaded())
+rows = sp.from_items([{"a": 1, "b": "x"}, {"a": None, "b": "y"}]).map("a + 1 AS c, b").filter("c > 0").take_all()
+print(rows, loaded())
+"""
+
+
+def test_importing_is_light_and_a_first_query_wakes_only_what_it_needs(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[]", "['pyarrow']", "[{'c': 2, 'b': 'x'}] ['duckdb', 'pyarrow']"], done.stderr
+
+
+def test_a_local_shuffle_has_a_producer_for_every_core(sp: Session, numbers: str) -> None:
+    parts = sp.read_parquet(numbers).repartition(4, by_rows=True).map(lambda row: row)
+    plan, _ = sp._job.plan(sp._ctx, [parts.repartition(3, hash_by="k").plan])
+    (producers,) = (stage for stage in plan.stages if stage.kind == "exchange")
+    assert producers.size == min(4, len(os.sched_getaffinity(0)))
 
 
 def test_explain_and_analyze(sp: Session, numbers: str) -> None:
@@ -354,16 +416,39 @@ def test_report_graph_and_status(tmp_path: Path) -> None:
     assert not os.path.exists(session.runtime_ctx.temp_root)
 
 
-def test_progress_on_a_terminal(sp: Session, capsys: pytest.CaptureFixture[str]) -> None:
-    from threefs.smallpond.execution.events import StageProgress
-    from threefs.smallpond.report.progress import QUIET_SECONDS, Progress, progress_observer
+def test_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = os.openpty()
+    shown: list[bytes] = []
+    gate = tmp_path / "gate"
 
-    assert progress_observer(False) is None
-    stages = sp.runs[-1].stages if sp.runs else list[StageProgress]()
-    shown = Progress(sys.stderr)
-    shown.run_started(stages)
-    shown._started -= QUIET_SECONDS + 1
-    for stage in stages[:1]:
-        shown.stage_changed(stage)
-    shown.run_ended(None)
-    assert not stages or "done:" in capsys.readouterr().err
+    def watch() -> None:
+        with contextlib.suppress(OSError):  # the other end is closed
+            while data := os.read(master, 4096):
+                shown.append(data)
+                if b"/4, " in b"".join(shown):
+                    gate.touch()
+
+    def waits_until_it_is_shown(row: dict[str, Any]) -> dict[str, Any]:
+        deadline = time.monotonic() + 60
+        while row["item"] and not gate.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return row
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(slave, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        with smallpond.init(data_root=str(tmp_path)) as session:
+            frame = session.from_items(list(range(4))).repartition(4, by_rows=True)
+            assert frame.map(waits_until_it_is_shown).count() == 4
+    watcher.join()
+    os.close(master)
+    text = b"".join(shown).decode()
+    assert re.search(r"[1-3]/4, \d rows", text), text
+    assert re.search(r"done: \d tasks in", text), text
+    assert progress.progress_observer(False) is None
+    assert progress.progress_observer(None) is None  # this is no terminal
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert progress.progress_observer(None) is not None

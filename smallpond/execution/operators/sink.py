@@ -1,19 +1,18 @@
 """Sinks: results become the user's files, all at once.
 
-Every partition is staged in a hidden folder of the target's file system; one last task moves the staged files to where
-readers look. A folder that did not exist, or is overwritten, appears by one rename; files appended to a folder appear
-one by one, each whole. A run that fails removes its staging folder: nobody sees half of an output.
+Every partition is staged in a hidden folder of the target's file system; one last task (`commit`) moves the staged
+files to where readers look. A folder that did not exist, or is overwritten, appears by one rename; files appended to a
+folder appear one by one, each whole. A run that fails takes back what it moved: nobody sees half of an output.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 
 from threefs.common.errors import Conflict
 from threefs.smallpond.engines import duckdb as engine
+from threefs.smallpond.execution.operators import commit
 from threefs.smallpond.execution.operators.output import Result
 from threefs.smallpond.execution.runtime_ctx import TaskContext
 from threefs.smallpond.io import filesystem
@@ -21,9 +20,6 @@ from threefs.smallpond.io.arrow import ParquetOptions, write_parquet
 from threefs.smallpond.logical.dataset import DataSet, FileSet, ParquetDataSet, PartitionedDataSet
 from threefs.smallpond.logical.dataset.partitioned import UnionDataSet
 from threefs.smallpond.logical.node import DataSinkNode
-
-MANIFEST = ".MANIFEST.txt"
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def run(node: DataSinkNode, role: str, context: TaskContext, inputs: Sequence[DataSet | None]) -> Result:
@@ -49,8 +45,12 @@ def staging_folder(node: DataSinkNode, run_id: str) -> str:
     return f"{path}/.staging-{run_id}"
 
 
-def remove_staging(node: DataSinkNode, run_id: str) -> None:
-    filesystem.remove_path(staging_folder(node, run_id))
+def end_run(node: DataSinkNode, run_id: str, failed: bool) -> None:
+    """Nothing stays of a run but its output; nothing at all of one that failed."""
+    staging = staging_folder(node, run_id)
+    if failed:
+        commit.roll_back(node, staging)
+    commit.clean_up(node, staging)
 
 
 def _swaps(node: DataSinkNode) -> bool:
@@ -159,79 +159,18 @@ def _copy_options(node: DataSinkNode) -> list[str]:
 def _commit(node: DataSinkNode, context: TaskContext, inputs: Sequence[DataSet]) -> Result:
     staged = [path for item in inputs for path in item.resolved_paths]
     if node.type == "manifest":
-        filesystem.make_directory(node.sink_path)
-        _write_manifest(node, staged)
+        commit.list_only(node, staged)
         return FileSet(staged), None
     staging = staging_folder(node, context.run_id)
     if _swaps(node):
-        check_target(node)
-        final = _swap_in(node, staging, staged)
-    else:
-        final = _move_in(node, staging, staged)
-    _write_manifest(node, final)
-    filesystem.remove_path(staging)
-    return FileSet(final), None
-
-
-def _swap_in(node: DataSinkNode, staging: str, staged: list[str]) -> list[str]:
-    """The staging folder takes the target's place: readers see the old folder or the new one."""
-    target = node.sink_path.rstrip("/")
-    if os.path.isdir(target):
-        if not _exchange(staging, target):
-            old = f"{staging}.old"
-            os.rename(target, old)
-            os.rename(staging, target)
-            os.rename(old, staging)
-        shutil.rmtree(staging, ignore_errors=True)
-    else:
-        os.rename(staging, target)
-    return [target + path[len(staging) :] for path in staged]
-
-
-def _exchange(first: str, second: str) -> bool:
-    """Swap two folders atomically; False where the file system or the C library cannot."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is None:
-        return False
-    return bool(rename(_AT_FDCWD, first.encode(), _AT_FDCWD, second.encode(), _RENAME_EXCHANGE) == 0)
-
-
-def _move_in(node: DataSinkNode, staging: str, staged: list[str]) -> list[str]:
-    """Files one by one; with "overwrite" those that were there go when the new ones are in."""
-    target = node.sink_path.rstrip("/")
-    before = _visible_files(target) if node.mode == "overwrite" else []
-    final = []
-    for path in staged:
-        place = _free_name(target + path[len(staging) :])
-        filesystem.make_directory(place.rpartition("/")[0])
-        filesystem.rename(path, place)
-        final.append(place)
-    for path in before:
-        filesystem.remove_path(path)
-    return final
-
-
-def _free_name(path: str) -> str:
-    """`stem.1.parquet` beside `stem.parquet`, and so on."""
-    folder, _, name = path.rpartition("/")
-    stem, dot, suffix = name.partition(".")
-    number = 0
-    while filesystem.exists(path):
-        number += 1
-        path = f"{folder}/{stem}.{number}{dot}{suffix}"
-    return path
+        if not commit.has_swapped(node, staging):
+            check_target(node)
+        return FileSet(commit.swap_in(node, staging, staged)), None
+    old = _visible_files(node.sink_path) if node.mode == "overwrite" else []
+    return FileSet(commit.move_in(node, staging, staged, old)), None
 
 
 def _visible_files(path: str) -> list[str]:
     if not filesystem.is_directory(path):
         return []
     return filesystem.resolve_paths([path], recursive=True)
-
-
-def _write_manifest(node: DataSinkNode, files: Sequence[str]) -> None:
-    """One path a line; hidden, so that readers of the folder pass it by."""
-    if filesystem.protocol_of(node.sink_path):
-        with filesystem.open_file(f"{node.sink_path.rstrip('/')}/{MANIFEST}", "wb") as file:
-            file.write("".join(f"{path}\n" for path in files).encode())
-    else:
-        filesystem.write_text_atomically(os.path.join(node.sink_path, MANIFEST), "".join(f"{path}\n" for path in files))

@@ -25,6 +25,8 @@ INPUT = "__input_"
 def run(node: SqlEngineNode, role: str, context: TaskContext, inputs: Sequence[DataSet | None]) -> Result:
     if isinstance(node, LimitNode) and not inputs:
         raise QueryError("nothing to limit")
+    if isinstance(node, LimitNode) and inputs[0] is not None and inputs[0].has_no_columns:
+        return inputs[0], 0
     present = [_present(item, node) for item in inputs]
     if node.batched_processing:
         return _run_batched(node, context, present[0])
@@ -36,6 +38,11 @@ def run(node: SqlEngineNode, role: str, context: TaskContext, inputs: Sequence[D
 def _present(item: DataSet | None, node: SqlEngineNode) -> DataSet:
     if item is None:
         raise QueryError(f"{node} reads an input without any partition")
+    if item.has_no_columns:
+        raise QueryError(
+            f"the query of {node.name} made at {node.location} reads the result of a function that was given no row in "
+            "any partition, so that nobody knows its columns: say them, with schema=… of map and flat_map"
+        )
     return item
 
 

@@ -149,6 +149,7 @@ def _by_batch(
     node: ArrowBatchNode | PandasBatchNode | PolarsBatchNode, context: TaskContext, readers: list[CountedReader]
 ) -> Iterator[StreamOutput]:
     start = readers[0].index if readers else 0
+    number = start - 1
     sources: list[Any] = [ConcurrentIter(reader) if node.background_io_thread else reader for reader in readers]
     try:
         for number, batches in enumerate(itertools.zip_longest(*sources), start):
@@ -156,10 +157,23 @@ def _by_batch(
             tables = [pa.Table.from_batches([] if b is None else [b], reader.schema) for b, reader in pairs]
             given = frames_of(tables, node.batch_format)
             yield StreamOutput(as_table(node.process(context, given), node), [number] * len(readers))
+        if number < 0 and readers:
+            yield StreamOutput(_columns_of_nothing(node, context, readers))
     finally:
         for source in sources:
             if isinstance(source, ConcurrentIter):
                 source.close()
+
+
+def _columns_of_nothing(
+    node: ArrowBatchNode | PandasBatchNode | PolarsBatchNode, context: TaskContext, readers: list[CountedReader]
+) -> pa.Table:
+    """An input without a batch: what the function makes of an empty one tells the columns, if it takes one."""
+    given = frames_of([pa.Table.from_batches([], reader.schema) for reader in readers], node.batch_format)
+    try:
+        return as_table(node.process(context, given), node).slice(0, 0)
+    except Exception:  # it counts on rows: the columns come from another partition
+        return pa.Table.from_batches([], pa.schema([]))
 
 
 def _reader(node: ArrowStreamNode, source: DataSet, done: int) -> CountedReader:

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterable
 
+from threefs.smallpond.executors import numa
 from threefs.smallpond.executors.local import channel
 
 PRELOAD = (
@@ -50,7 +51,7 @@ def serve_worker(sock: socket.socket) -> None:
         channel.send(sock, run_payload(*inbox.get()))
 
 
-def _fork_worker(control: socket.socket, fd: int) -> int:
+def _fork_worker(control: socket.socket, fd: int, turn: int, nodes: dict[int, set[int]]) -> int:
     pid = os.fork()
     if pid:
         os.close(fd)
@@ -58,6 +59,7 @@ def _fork_worker(control: socket.socket, fd: int) -> int:
     try:
         control.close()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business
+        numa.bind_in_turn(turn, nodes)
         serve_worker(socket.socket(fileno=fd))
     finally:
         os._exit(1)
@@ -78,13 +80,16 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
     _preload(PRELOAD)
+    nodes = numa.numa_nodes() if os.environ.get(numa.VARIABLE) == "1" else {}
+    forked = 0
     while True:
         message, fds, _, _ = socket.recv_fds(control, 64, 1)
         if not message:
             os._exit(0)
         command, _, argument = message.decode().partition(" ")
         if command == "fork":
-            reply = str(_fork_worker(control, fds[0]))
+            reply = str(_fork_worker(control, fds[0], forked, nodes))
+            forked += 1
         else:
             assert command == "reap", command
             reply = _reap(int(argument))

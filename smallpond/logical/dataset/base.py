@@ -7,6 +7,8 @@ changes whenever the rows may have changed, because results are reused by it.
 from __future__ import annotations
 
 import hashlib
+import importlib
+import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -21,6 +23,8 @@ from threefs.smallpond.io import filesystem
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 
 class DataSet(ABC):
@@ -37,6 +41,11 @@ class DataSet(ABC):
         return self.num_rows == 0
 
     @property
+    def has_no_columns(self) -> bool:
+        """What a function without a row to see leaves: not even its columns are known."""
+        return False
+
+    @property
     def paths(self) -> list[str]:
         """The paths as they were given: files, folders or patterns."""
         return []
@@ -45,6 +54,11 @@ class DataSet(ABC):
     def resolved_paths(self) -> list[str]:
         """The files behind the rows, sorted."""
         return []
+
+    @property
+    def absolute_paths(self) -> list[str]:
+        """The paths as given, each with the folder that it is in."""
+        return self.paths
 
     @property
     def num_files(self) -> int:
@@ -87,10 +101,24 @@ class DataSet(ABC):
             connection = conn or scratch
             self.create_view(connection, "__rows")
             try:
-                table = connection.sql("SELECT * FROM __rows").to_arrow_table()
+                with engine.errors_of("", f"reading {self}"):
+                    table = connection.sql("SELECT * FROM __rows").to_arrow_table()
             finally:
                 self.drop_view(connection, "__rows")
         return pa.RecordBatchReader.from_batches(table.schema, table.to_batches(max_chunksize=batch_size))
+
+    @staticmethod
+    def merge(datasets: Sequence[DataSet]) -> DataSet:
+        """One data set with the rows of all, in order."""
+        merging = importlib.import_module(
+            "threefs.smallpond.logical.dataset.merge"
+        )  # it knows all kinds, none knows it
+        found: DataSet = merging.merge_datasets(datasets)
+        return found
+
+    def log(self, num_rows: int = 200) -> None:
+        """The first rows, for the log."""
+        logger.info("%s: %d rows\n%s", self, self.num_rows, self.to_arrow_table().slice(0, num_rows).to_string())
 
     def to_pandas(self) -> pd.DataFrame:
         frame: pd.DataFrame = self.to_arrow_table().to_pandas()
@@ -155,10 +183,6 @@ class FilesDataSet(DataSet):
         if self._resolved is None:
             self._resolved = filesystem.resolve_paths(self._paths, recursive=self.recursive, suffixes=self.suffixes)
         return self._resolved
-
-    @property
-    def absolute_paths(self) -> list[str]:
-        return self._paths
 
     def fingerprint(self) -> str:
         infos = [filesystem.file_info(path) for path in self.resolved_paths]

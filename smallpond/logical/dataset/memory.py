@@ -12,6 +12,7 @@ import pyarrow as pa
 from threefs.smallpond.common import DEFAULT_BATCH_SIZE, split_evenly
 from threefs.smallpond.engines import duckdb as engine
 from threefs.smallpond.io import arrow as arrow_io
+from threefs.smallpond.io.plain import table_of
 from threefs.smallpond.logical.dataset.base import DataSet
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ class ArrowTableDataSet(DataSet):
     @property
     def num_rows(self) -> int:
         return int(self.table.num_rows)
+
+    @property
+    def has_no_columns(self) -> bool:
+        return bool(self.table.num_columns == 0 and self.table.num_rows == 0)
 
     @property
     def num_files(self) -> int:
@@ -119,5 +124,5 @@ def table_from_items(items: Sequence[Any]) -> pa.Table:
     """Dictionaries become columns (a key missing in one is null); anything else one column `item`."""
     if items and all(isinstance(item, dict) for item in items):
         names = list(dict.fromkeys(name for item in items for name in item))
-        return pa.table({name: pa.array([item.get(name) for item in items]) for name in names})
-    return pa.table({"item": pa.array(list(items))})
+        return table_of({name: [item.get(name) for item in items] for name in names})
+    return table_of({"item": list(items)})

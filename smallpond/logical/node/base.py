@@ -25,6 +25,7 @@ from threefs.smallpond.logical.udf import (
 NodeId = NewType("NodeId", int)
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _OUTPUT_NAME = re.compile(r"[a-zA-Z0-9_]+")
+_TASK_MAKERS = {"spawn", "create_task", "create_producer_task", "create_consumer_task", "create_merge_task"}
 CPUS_PER_GPU = 8  # a task with a GPU is given the cores that feed it
 
 
@@ -72,6 +73,15 @@ class Node:
         {"id", "location", "cpu_limit", "gpu_limit", "memory_limit", "perf", "label", "output_name", "output_path"}
     )
     runs_user_code: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """A node here describes, and makes no tasks: a class that wants to would be ignored, so it is refused."""
+        super().__init_subclass__(**arguments)
+        for name in _TASK_MAKERS & vars(cls).keys():
+            raise PlanError(
+                f"{cls.__name__} overrides {name}(), with which smallpond 0.15 made tasks; here nodes make none: "
+                "override process() or partition() instead"
+            )
 
     def __init__(
         self,

@@ -75,10 +75,11 @@ class LogicalPlanVisitor(Generic[T]):
     """Override `generic_visit` or the `visit_…_node` of a family; each gets the node and its depth."""
 
     def visit(self, node: Node, depth: int = 0) -> T:
+        """The first family of the node's, from the narrowest, whose method somebody overrode."""
         for cls in type(node).__mro__:
-            method: Any = getattr(self, f"visit_{_snake(cls.__name__)}", None)
-            if method is not None:
-                found: T = method(node, depth)
+            name = f"visit_{_snake(cls.__name__)}"
+            if getattr(type(self), name, None) is not getattr(LogicalPlanVisitor, name, None):
+                found: T = getattr(self, name)(node, depth)
                 return found
         return self.generic_visit(node, depth)
 
@@ -88,6 +89,44 @@ class LogicalPlanVisitor(Generic[T]):
             result = self.visit(dep, depth + 1)
         found: T = result
         return found
+
+    # what `super().visit_…` of an override finds
+
+    def visit_data_source_node(self, node: Node, depth: int) -> T:
+        return self.generic_visit(node, depth)
+
+    def visit_data_sink_node(self, node: Node, depth: int) -> T:
+        return self.generic_visit(node, depth)
+
+    def visit_root_node(self, node: Node, depth: int) -> T:
+        return self.generic_visit(node, depth)
+
+    def visit_union_node(self, node: Node, depth: int) -> T:
+        return self.generic_visit(node, depth)
+
+    def visit_consolidate_node(self, node: Node, depth: int) -> T:
+        return self.generic_visit(node, depth)
+
+    def visit_partition_node(self, node: Node, depth: int) -> T:
+        return self.generic_visit(node, depth)
+
+    def visit_python_script_node(self, node: Node, depth: int) -> T:
+        return self.generic_visit(node, depth)
+
+    def visit_arrow_compute_node(self, node: Node, depth: int) -> T:
+        return self.generic_visit(node, depth)
+
+    def visit_arrow_stream_node(self, node: Node, depth: int) -> T:
+        return self.generic_visit(node, depth)
+
+    def visit_query_engine_node(self, node: Node, depth: int) -> T:
+        return self.generic_visit(node, depth)
+
+    def visit_projection_node(self, node: Node, depth: int) -> T:
+        return self.generic_visit(node, depth)
+
+    def visit_limit_node(self, node: Node, depth: int) -> T:
+        return self.generic_visit(node, depth)
 
 
 _ALIASES = {"SqlEngineNode": "query_engine_node"}

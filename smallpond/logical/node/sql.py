@@ -19,7 +19,12 @@ class SqlEngineNode(ParquetOutputNode):
     programs that pass it. `batched_processing` runs the query over slices of the input, as large as half of the memory.
     """
 
-    VOLATILE = ParquetOutputNode.VOLATILE | {"per_thread_output", "cpu_overcommit_ratio", "memory_overcommit_ratio"}
+    VOLATILE = ParquetOutputNode.VOLATILE | {
+        "per_thread_output",
+        "relax_memory_if_oom",
+        "cpu_overcommit_ratio",
+        "memory_overcommit_ratio",
+    }
     max_udf_cpu_limit: ClassVar[int] = 3
     default_cpu_limit: ClassVar[int] = 1
     default_memory_limit: ClassVar[int | None] = None
@@ -66,6 +71,7 @@ class SqlEngineNode(ParquetOutputNode):
         self.udfs = functions
         self.input_names = tuple(input_names)
         self.materialize_output = materialize_output
+        self.relax_memory_if_oom = relax_memory_if_oom is not False
         self.batched_processing = batched_processing and len(self.input_deps) == 1
         self.per_thread_output = per_thread_output
         self.cpu_overcommit_ratio = cpu_overcommit_ratio

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from threefs.smallpond.engines import duckdb as engine
 from threefs.smallpond.errors import QueryError
+from threefs.smallpond.io.plain import empty_table
 from threefs.smallpond.logical.optimizer import sql_ast
 from threefs.smallpond.logical.optimizer.sql_ast import INPUT, Tree
 
@@ -206,7 +207,7 @@ def _first_half(node: Tree, parts: _Parts) -> str:
 def _bind(query: str, schema: pa.Schema) -> pa.Schema:
     """The columns of a query over an input of this schema."""
     with engine.scratch() as connection:
-        connection.register(INPUT, schema.empty_table())
+        connection.register(INPUT, empty_table(schema))
         try:
             found: pa.Schema = connection.sql(query).limit(0).to_arrow_table().schema
         finally:

@@ -239,11 +239,46 @@ def test_a_full_disk_is_explained_and_harms_nothing(tmp_path: Path, loop: asynci
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
-def test_a_failing_disk_stops_the_store(tmp_path: Path, loop: asyncio.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_alone_commits_on_the_spot_and_others_together(
+    tmp_path: Path, loop: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def body() -> None:
         engine = await EmbeddedEngine.open(RealRuntime(), tmp_path, MAP_BYTES)
+        monkeypatch.setattr("threefs.common.kv.embedded.LONE_S_MAX", 3600.0)
+        is_lone, found = engine._is_lone, []
+        monkeypatch.setattr(engine, "_is_lone", lambda group: found.append(is_lone(group)) or found[-1])
 
-        def fail(group: object) -> None:
+        async def commit(key: bytes) -> None:
+            txn = engine.begin()
+            await txn.get(key)
+            txn.set(key, key)
+            await txn.commit()
+
+        await commit(b"alone")
+        await asyncio.gather(commit(b"two"), commit(b"at once"))
+        other = engine.begin()
+        await other.get(b"alone")
+        await commit(b"beside a transaction that has read")
+        other.cancel()
+        engine._commit_s = 3600.0
+        await commit(b"on a slow disk")
+        assert found == [True, False, False, False]
+        keys = [key for key, _ in await engine.begin_reading().get_range(b"", b"\xff")]
+        assert keys == [b"alone", b"at once", b"beside a transaction that has read", b"on a slow disk", b"two"]
+        await engine.close()
+
+    loop.run(body())
+
+
+@pytest.mark.parametrize("took_s", [0.0, 3600.0])
+def test_a_failing_disk_stops_the_store(
+    tmp_path: Path, loop: asyncio.Runner, monkeypatch: pytest.MonkeyPatch, took_s: float
+) -> None:
+    async def body() -> None:
+        engine = await EmbeddedEngine.open(RealRuntime(), tmp_path, MAP_BYTES)
+        engine._commit_s = took_s  # on the spot, and by the store's thread
+
+        def fail(group: object, code: int, number: int) -> None:
             raise KvMaybeCommitted("writing: Input/output error")
 
         monkeypatch.setattr(engine, "_check_written", fail)
