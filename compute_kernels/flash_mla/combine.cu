@@ -4,9 +4,10 @@
 #include "ptx.cuh"
 
 // ALL: 1 if any request may be split, in any number of pieces: then each block looks at every row in its turn.
-// TEAMS: threads of a row in teams of 128, each of which sums every TEAMS-th split. One for few splits, four for many.
-constexpr u32 kColumns = 128, kTeams = TEAMS, kThreads = kColumns * kTeams;
-constexpr u32 kPartsMax = ALL ? 1024 : 160, kValues = 512;
+// TEAMS: warps of a row, each of which sums every TEAMS-th split. One for few splits, eight for many.
+constexpr u32 kTeams = TEAMS, kThreads = 32 * kTeams, kValues = 512;
+constexpr u32 kColumns = kValues / 4, kChunks = kColumns / 32;  // a column is four values, a lane has four of them
+constexpr u32 kAhead = 4;     // splits of a warp whose values travel before their weights are known
 constexpr u32 kListed = 160;  // parts of a plan
 #if HALF
 #define PACK pack_fp16
@@ -15,34 +16,20 @@ constexpr u32 kListed = 160;  // parts of a plan
 #endif
 
 struct Shared {
-  float sWeight[kPartsMax];
-  float sWarp[kThreads / 32];
   float4 sSum[kTeams][kColumns];
   u32 sRequests[kListed];
   u32 sCount;
 };
 
-// Of all threads of the block.
-DEVICE float block_max(float x, float* sWarp) {
+DEVICE float warp_max(float x) {
 #pragma unroll
   for (u32 d = 16; d > 0; d /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, d));
-  if (lane_index() == 0) sWarp[threadIdx.x / 32] = x;
-  __syncthreads();
-#pragma unroll
-  for (u32 i = 0; i < kThreads / 32; ++i) x = fmaxf(x, sWarp[i]);
-  __syncthreads();
   return x;
 }
 
-DEVICE float block_sum(float x, float* sWarp) {
+DEVICE float warp_sum(float x) {
 #pragma unroll
   for (u32 d = 16; d > 0; d /= 2) x += __shfl_xor_sync(0xffffffffu, x, d);
-  if (lane_index() == 0) sWarp[threadIdx.x / 32] = x;
-  __syncthreads();
-  x = 0.f;
-#pragma unroll
-  for (u32 i = 0; i < kThreads / 32; ++i) x += sWarp[i];
-  __syncthreads();
   return x;
 }
 
@@ -67,79 +54,103 @@ DEVICE void list_requests(Shared& s, const i32* gPlan, u32 parts) {
   if (lane_index() == 0) s.sCount = count;
 }
 
-// `at` counts rows over slots and kv heads; consecutive splits lie `step` rows apart.
-DEVICE float4 sum_splits(const Shared& s, const float* gPartial, u64 at, u64 step, u32 splits, u32 team, u32 column) {
-  const float4* gFrom = reinterpret_cast<const float4*>(gPartial + at * kValues) + column;
-  float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-#pragma unroll 8
-  for (u32 split = team; split < splits; split += kTeams) {
-    const float4 v = __ldcs(gFrom + split * step * (kValues / 4));
-    const float w = s.sWeight[split];
-    sum.x = fmaf(w, v.x, sum.x);
-    sum.y = fmaf(w, v.y, sum.y);
-    sum.z = fmaf(w, v.z, sum.z);
-    sum.w = fmaf(w, v.w, sum.w);
+// A row's partial results: split i lies `step` rows after split i - 1.
+struct Partials {
+  const float4* gValues;
+  const float* gLse;
+  u64 step;
+
+  DEVICE float lse(u32 split) const { return gLse[split * step]; }
+
+  DEVICE void fetch(float4 (&values)[kChunks], u32 split) const {
+#pragma unroll
+    for (u32 c = 0; c < kChunks; ++c) values[c] = __ldcs(gValues + split * step * kColumns + c * 32 + lane_index());
   }
-  return sum;
+};
+
+DEVICE void add(float4 (&sum)[kChunks], const float4 (&values)[kChunks], float weight) {
+#pragma unroll
+  for (u32 c = 0; c < kChunks; ++c) {
+    sum[c].x = fmaf(weight, values[c].x, sum[c].x);
+    sum[c].y = fmaf(weight, values[c].y, sum[c].y);
+    sum[c].z = fmaf(weight, values[c].z, sum[c].z);
+    sum[c].w = fmaf(weight, values[c].w, sum[c].w);
+  }
+}
+
+// This warp's share of a row's weighted sum, with weights 2^(lse - shift); `total` is the sum of all weights.
+DEVICE void sum_splits(const Partials& row, u32 splits, u32 team, float4 (&sum)[kChunks], float& shift, float& total) {
+  float4 values[kAhead][kChunks];
+#pragma unroll
+  for (u32 a = 0; a < kAhead; ++a)
+    if (team + a * kTeams < splits) row.fetch(values[a], team + a * kTeams);
+  float top = -infinity(), weights = 0.f;
+  for (u32 i = lane_index(); i < splits; i += 32) top = fmaxf(top, row.lse(i));
+  top = warp_max(top);
+  shift = top == -infinity() ? 0.f : top;
+  for (u32 i = lane_index(); i < splits; i += 32) weights += exp2_fast(row.lse(i) - shift);
+  total = warp_sum(weights);
+#pragma unroll
+  for (u32 c = 0; c < kChunks; ++c) sum[c] = make_float4(0.f, 0.f, 0.f, 0.f);
+#pragma unroll
+  for (u32 a = 0; a < kAhead; ++a)
+    if (team + a * kTeams < splits) add(sum, values[a], exp2_fast(row.lse(team + a * kTeams) - shift));
+#pragma unroll 4
+  for (u32 split = team + kAhead * kTeams; split < splits; split += kTeams) {
+    row.fetch(values[0], split);
+    add(sum, values[0], exp2_fast(row.lse(split) - shift));
+  }
+}
+
+DEVICE void store(u16* gRow, u32 column, float4 sum, float inverse) {
+  *reinterpret_cast<uint2*>(gRow + column * 4) =
+      make_uint2(PACK(sum.x * inverse, sum.y * inverse), PACK(sum.z * inverse, sum.w * inverse));
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     mla_combine(const i32* gPlan, const i32* gSplits, const float* gPartial, const float* gPartialLse, u16* gOut,
                 float* gLse, const float* gSink, u32 parts, u32 rows, u32 s_q, u32 heads, u32 kv_heads, u32 batch) {
   __shared__ Shared s;
-  const u32 thread = threadIdx.x, team = thread / kColumns, column = thread % kColumns;
+  const u32 thread = threadIdx.x, team = thread / 32;
+  // The plan is older than the kernel before this one, which itself waited for it.
+  if (!ALL && team == 0) list_requests(s, gPlan, parts);
   wait_for_previous_kernel();
   let_next_kernel_start();
-  if (!ALL && thread < 32) list_requests(s, gPlan, parts);
   __syncthreads();
   const u32 rows_all = rows * kv_heads, ratio = heads / kv_heads;
   for (u32 item = blockIdx.x; item < (ALL ? batch : s.sCount) * rows_all; item += gridDim.x) {
     const u32 request = ALL ? item / rows_all : s.sRequests[item / rows_all], row_all = item % rows_all;
-    const u32 kv_head = row_all / rows, row = row_all % rows;
     const u32 first = gSplits[request], splits = gSplits[request + 1] - first;
     if (ALL && splits < 2) continue;
     const u64 at = u64(first) * rows_all + row_all;
+    const Partials partials{reinterpret_cast<const float4*>(gPartial) + at * kColumns, gPartialLse + at, rows_all};
+    float4 sum[kChunks];
+    float shift, total;
+    sum_splits(partials, splits, team, sum, shift, total);
 
-    constexpr u32 kOwn = ceil_div(kPartsMax, kThreads);
-    float own[kOwn], top = -infinity(), weight = 0.f;
+    const u32 position = row_all % rows / ratio, head = row_all / rows * ratio + row_all % rows % ratio;
+    const float sink = gSink == nullptr ? 0.f : exp2_fast(fmaf(__ldg(gSink + head), 1.4426950408889634f, -shift));
+    const float inverse = total > 0.f ? 1.f / (total + sink) : 0.f;
+    u16* gRow = gOut + ((u64(request) * s_q + position) * heads + head) * kValues;
+    if constexpr (kTeams == 1) {
 #pragma unroll
-    for (u32 i = 0; i < kOwn; ++i) {
-      const u32 split = thread + i * kThreads;
-      own[i] = split < splits ? gPartialLse[at + u64(split) * rows_all] : -infinity();
-      top = fmaxf(top, own[i]);
-    }
-    top = block_max(top, s.sWarp);
-    const float shift = top == -infinity() ? 0.f : top;
+      for (u32 c = 0; c < kChunks; ++c) store(gRow, c * 32 + thread, sum[c], inverse);
+    } else {
 #pragma unroll
-    for (u32 i = 0; i < kOwn; ++i) {
-      const u32 split = thread + i * kThreads;
-      const float w = exp2_fast(own[i] - shift);
-      if (split < splits) s.sWeight[split] = w;
-      weight += w;
-    }
-    const float total = block_sum(weight, s.sWarp);  // its barriers also publish the weights
-
-    float4 sum = sum_splits(s, gPartial, at, rows_all, splits, team, column);
-    s.sSum[team][column] = sum;
-    __syncthreads();
-    if (team == 0) {
+      for (u32 c = 0; c < kChunks; ++c) s.sSum[team][c * 32 + thread % 32] = sum[c];
+      __syncthreads();
+      if (thread < kColumns) {
+        float4 all = s.sSum[0][thread];
 #pragma unroll
-      for (u32 i = 1; i < kTeams; ++i) {
-        const float4 v = s.sSum[i][column];
-        sum.x += v.x;
-        sum.y += v.y;
-        sum.z += v.z;
-        sum.w += v.w;
+        for (u32 i = 1; i < kTeams; ++i) {
+          const float4 v = s.sSum[i][thread];
+          all = make_float4(all.x + v.x, all.y + v.y, all.z + v.z, all.w + v.w);
+        }
+        store(gRow, thread, all, inverse);
       }
-      const u32 position = row / ratio, head = kv_head * ratio + row % ratio;
-      const float sink = gSink == nullptr ? 0.f : exp2_fast(fmaf(__ldg(gSink + head), 1.4426950408889634f, -shift));
-      const float inverse = total > 0.f ? 1.f / (total + sink) : 0.f;
-      u16* gRow = gOut + ((u64(request) * s_q + position) * heads + head) * kValues;
-      *reinterpret_cast<uint2*>(gRow + column * 4) =
-          make_uint2(PACK(sum.x * inverse, sum.y * inverse), PACK(sum.z * inverse, sum.w * inverse));
-      if (column == 0)
-        gLse[(u64(request) * heads + head) * s_q + position] = total > 0.f ? 0.6931471805599453f * (shift + log2_fast(total)) : infinity();
+      __syncthreads();
     }
-    __syncthreads();
+    if (thread == 0)
+      gLse[(u64(request) * heads + head) * s_q + position] = total > 0.f ? 0.6931471805599453f * (shift + log2_fast(total)) : infinity();
   }
 }

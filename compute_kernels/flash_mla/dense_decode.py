@@ -44,7 +44,7 @@ HEAD, VALUES, ROWS, KEYS = 576, 512, 64, 64
 PLAN_ROW = 8  # int32 values a part
 OVERHEAD_BLOCKS = 3  # what starting and ending a request costs, in blocks of 64 keys
 PIECE_BLOCKS = 32  # of the batch-invariant mode: 2,048 keys
-COMBINE_THREADS = 132 * 2048  # all that a Hopper GPU holds
+COMBINE_BLOCKS = {1: 132 * 16, 8: 132 * 2}  # by warps of a row: about what a Hopper GPU holds
 SLACK, WHOLE_MAX = 8, 512  # see plan.cu
 BATCH_MAX = 40_000  # running sums of the plan stay in shared memory
 SHARED_BYTES = 231_424
@@ -273,11 +273,10 @@ def launch_combine(
     parts = plan.shape[0]
     tensors = (plan, splits, results.partial, results.partial_lse, results.out, results.lse)
     numbers = (parts, shape.rows, shape.s_q, shape.heads, shape.kv_heads, shape.batch)
-    teams = (
-        4 if every or parts >= 16 * shape.batch else 1
-    )  # by the mean number of splits: the true one is on the device
+    # By the mean number of splits: the true one is on the device.
+    teams = 8 if every or parts >= 16 * shape.batch else 1
     rows = shape.rows * shape.kv_heads * (shape.batch if every else parts)
-    launch = Launch((min(rows, COMBINE_THREADS // (128 * teams)), 1, 1), 128 * teams, 0)
+    launch = Launch((min(rows, COMBINE_BLOCKS[teams]), 1, 1), 32 * teams, 0)
     pointers = (*(tensor.data_ptr() for tensor in tensors), sink)
     arguments = (*map(ctypes.c_uint64, pointers), *map(ctypes.c_int, numbers))
     loaded(combine_source(results.out.dtype, teams, every)).launch(launch, arguments, plan.device)
