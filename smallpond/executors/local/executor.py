@@ -185,8 +185,14 @@ class LocalExecutor(Executor):
             if item.id in self._cancelled:
                 return Outcome(item.id, OutcomeKind.CANCELLED)
         outcome = worker.run(item)
+        with self._wake:
+            self._running[item.id] = None  # a cancel from here on kills nobody
+            killed = item.id in self._cancelled
         if outcome.kind is OutcomeKind.LOST:
             self._workers[index] = None
+        elif killed:  # it answered before the signal came: the next item must not meet a dying worker
+            self._workers[index] = None
+            worker.close()
         return replace(outcome, worker=f"process {worker.pid}")
 
     def _worker(self, index: int) -> Worker:
