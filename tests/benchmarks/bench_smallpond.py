@@ -1,6 +1,6 @@
 """smallpond against the original, DuckDB, Polars and numpy, in one run.
 
-    pytest -m bench tests/benchmarks/bench_smallpond.py -s --timeout 3600
+    pytest -m bench tests/benchmarks/bench_smallpond.py -s
 
 Medians of THREEFS_BENCH_ROUNDS (3) alternating rounds, each in processes of its own. What was measured goes to
 docs/smallpond-measured.json and docs/images/smallpond_*.png; the assertions are the ratios that the project promises.
@@ -26,7 +26,7 @@ from tests.benchmarks.smallpond_setup import CACHE, peer_python, rows_folder
 
 from threefs.workloads.graysort.generate import generate_file
 
-pytestmark = pytest.mark.bench
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
