@@ -109,7 +109,10 @@ def decode_fp8_dense(
     tile = next(n for n in (16, 32, 64) if n >= min(shape.rows, 64))
     box = min(page, KEYS)
     map_k = tensor_map(
-        cache, (128, page, _ROW // 128, cache.shape[0]), (_ROW, 128, page * FP8_KEY), (128, box, 5 if box == KEYS else 1, 1)
+        cache,
+        (128, page, _ROW // 128, cache.shape[0]),
+        (_ROW, 128, page * FP8_KEY),
+        (128, box, 5 if box == KEYS else 1, 1),
     )
     tensors = (results.out, results.lse, results.partial, results.partial_lse)
     sink_at = 0 if sink is None else sink.data_ptr()
