@@ -47,6 +47,7 @@ struct alignas(1024) Shared {
   float4 sColumn[N / 2];                  // of two heads: factors of their scores, and reference maxima less kLift
   float sFactor[N];                       // what a new reference multiplies sums and outputs with; at the end 1 / sum
   float sWarp[8][N];                      // maxima, or sums, of each warp's keys
+  u32 sHidden[N];                         // keys at the request's end that a head's query position may not see
   u64 full[STAGES], empty[STAGES];
 };
 
@@ -204,6 +205,7 @@ DEVICE void convert_query(const Arguments& p, Shared& s, const u16* gQ, u32 requ
       // An infinite query has no weights; e4m3 would make it finite.
       column[0] = top < infinity() ? p.scale * __uint_as_float(u32(127 + exponent) << 23) : infinity() - infinity();
       column[2] = kNothing;
+      s.sHidden[head] = p.causal ? p.s_q - 1 - smaller(row / p.heads, p.s_q - 1) : 0;
     }
   }
   fence_proxy_async();
@@ -230,13 +232,6 @@ DEVICE void multiply_scores(Shared& s, float (&rS)[kHeads], u32 stage, u32 head)
   pin_registers(rS);
 }
 
-// Keys of the request that column `column` of this tile may see.
-DEVICE u32 visible_keys(const Arguments& p, u32 length, u32 column) {
-  const u32 position = (blockIdx.x * N + column) / p.heads;
-  const u32 hidden = p.causal ? p.s_q - 1 - smaller(position, p.s_q - 1) : 0;
-  return length > hidden ? length - hidden : 0;
-}
-
 // Sums become logits in base 2 plus the key's log2(scale), -infinity where a key does not count. True if the
 // reference maximum has to move: a weight would not fit e4m3.
 DEVICE bool logits(const Arguments& p, Shared& s, float (&rY)[N / 2], const float (&rS)[kHeads], const float (&scale)[2], u32 head, u32 first_key, u32 length) {
@@ -254,7 +249,7 @@ DEVICE bool logits(const Arguments& p, Shared& s, float (&rY)[N / 2], const floa
       y = fmaf(fmaf(rS[kHeads / 2 + 4 * c + i], 1.f / kLow, rS[4 * c + i]) * scale[r], i % 2 ? column.y : column.x, lift[r]);
       if (limit) {
         const u32 key = first_key + threadIdx.x / 32 % 4 * 16 + lane / 4 + 8 * r;
-        if (key >= visible_keys(p, length, head + 8 * c + lane % 4 * 2 + i % 2)) y = -infinity();
+        if (key + s.sHidden[head + 8 * c + lane % 4 * 2 + i % 2] >= length) y = -infinity();
       }
       top = fmaxf(top, y - (i % 2 ? column.w : column.z));
     }
@@ -344,22 +339,27 @@ DEVICE void load_values(u32 (&rV)[4], u32 sK, u32 dimension, u32 key) {
   rV[3] = __byte_perm(m[2], m[3], 0x7351);
 }
 
+DEVICE void load_tile(u32 (&rV)[4][4], const u32 (&sK)[2], u32 dimension) {
+#pragma unroll
+  for (u32 step = 0; step < 4; ++step) load_values(rV[step], sK[step / 2], dimension, step % 2 * 32);
+}
+
 DEVICE void multiply_values(Shared& s, Output& rO, const u32 (&sK)[2], u32 half) {
   const u64 hi = k_major_descriptor(smem_address(s.sP[0])), lo = k_major_descriptor(smem_address(s.sP[1]));
+  u32 rV[2][4][4];
+  load_tile(rV[0], sK, half * 256);
 #pragma unroll
   for (u32 tile = 0; tile < 4; ++tile) {
-    u32 rV[4][4];
     float rT[N / 2];
-#pragma unroll
-    for (u32 step = 0; step < 4; ++step) load_values(rV[step], sK[step / 2], half * 256 + tile * 64, step % 2 * 32);
     pin_registers(rT);
     wgmma_fence();
 #pragma unroll
     for (u32 step = 0; step < 4; ++step) {
-      wgmma_e4m3_rs(rT, rV[step], hi + 2 * step, step != 0);
-      wgmma_e4m3_rs(rT, rV[step], lo + 2 * step, true);
+      wgmma_e4m3_rs(rT, rV[tile % 2][step], hi + 2 * step, step != 0);
+      wgmma_e4m3_rs(rT, rV[tile % 2][step], lo + 2 * step, true);
     }
     wgmma_commit();
+    if (tile < 3) load_tile(rV[(tile + 1) % 2], sK, half * 256 + (tile + 1) * 64);
     wgmma_wait<0>();
     pin_registers(rT);
 #pragma unroll
@@ -446,9 +446,8 @@ DEVICE void attend(const Arguments& p, Shared& s, const u16* gQ, u32 half) {
       const u32 stage = half == 0 ? at.stage : second.stage, first_key = (block + half) * kKeys;
       float rY[N / 2], scale[2] = {1.f, 1.f};
       bool past = false;
-      barrier_wait(&s.full[at.stage], at.parity);
-      if (pair) barrier_wait(&s.full[second.stage], second.parity);
       if (mine) {
+        barrier_wait(&s.full[stage], half == 0 ? at.parity : second.parity);
         const u32 keys = smaller(kKeys, segment.length - first_key);
 #pragma unroll
         for (u32 r = 0; r < 2; ++r)
@@ -470,6 +469,8 @@ DEVICE void attend(const Arguments& p, Shared& s, const u16* gQ, u32 half) {
       __syncwarp();
       named_barrier_sync(kWeights, kMathThreads);
 
+      if (half == 1) barrier_wait(&s.full[at.stage], at.parity);
+      else if (pair) barrier_wait(&s.full[second.stage], second.parity);
       // Without a second block its weights are zeros, for which any finite values do.
       const u32 sK[2] = {smem_address(s.sK[at.stage]), smem_address(s.sK[pair ? second.stage : at.stage])};
       multiply_values(s, rO, sK, half);

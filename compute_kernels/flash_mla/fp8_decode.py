@@ -1,6 +1,6 @@
 """MLA decode over a dense FP8 cache that is never widened: both products are multiplied in e4m3.
 
-Formula as in `dense_decode`. Rows of the cache are x = scale * (512 e4m3 values, 64 bf16 rotary values) with one float32
+Formula as in `dense_decode`. A row of the cache is scale * (512 e4m3 values, 64 bf16 rotary values) with one float32
 scale a key: 644 bytes a key instead of 1,152. A page holds its rows and after them its scales, as the paged cache of
 DeepGEMM's logits does: page x 640 bytes, then page x 4. `quantise_pages` takes powers of two for scales, so that the
 rotary values stay exact.
@@ -59,7 +59,7 @@ def fp8_decode_source(tile: int, box: int, piece: int = 0) -> KernelSource:
 def shared_bytes(tile: int) -> int:
     """`Shared` of fp8_decode.cu."""
     query, weights, stages = 4 * 2 * tile * 128 + tile * 128, 2 * tile * 128, _STAGES[tile]
-    columns = tile // 2 * 16 + tile * 4 + 8 * tile * 4
+    columns = tile // 2 * 16 + tile * 4 + 8 * tile * 4 + tile * 4
     used = query + weights + stages * (KEYS * _ROW + KEYS * 4) + columns + 2 * stages * 8
     return -(-used // 1024) * 1024
 

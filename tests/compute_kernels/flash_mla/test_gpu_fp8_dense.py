@@ -1,7 +1,7 @@
-"""Decode over a dense FP8 cache that is multiplied as it lies, on a Hopper GPU against float64 of the dequantised cache.
+"""Decode over a dense FP8 cache that is multiplied as it lies, on a Hopper GPU against float64.
 
-Tolerances of the original: out within 8e-4 or 2.01 / 128 relative, cosine difference below 5e-6, lse 8.01 / 65536 relative
-or an absolute bound that is ours: the tensor cores add e4m3 products with about 14 bits.
+Tolerances of the original: out within 8e-4 or 2.01 / 128 relative, cosine difference below 5e-6, lse 8.01 / 65536
+relative or an absolute bound that is ours: the tensor cores add e4m3 products with about 14 bits.
 """
 
 from __future__ import annotations
