@@ -344,7 +344,9 @@ DEVICE void load_tile(u32 (&rV)[4][4], const u32 (&sK)[2], u32 dimension) {
   for (u32 step = 0; step < 4; ++step) load_values(rV[step], sK[step / 2], dimension, step % 2 * 32);
 }
 
-DEVICE void multiply_values(Shared& s, Output& rO, const u32 (&sK)[2], u32 half) {
+// `free` is called when the last values are in registers: the loader need not wait for their products.
+template <typename Free>
+DEVICE void multiply_values(Shared& s, Output& rO, const u32 (&sK)[2], u32 half, Free free) {
   const u64 hi = k_major_descriptor(smem_address(s.sP[0])), lo = k_major_descriptor(smem_address(s.sP[1]));
   u32 rV[2][4][4];
   load_tile(rV[0], sK, half * 256);
@@ -360,6 +362,7 @@ DEVICE void multiply_values(Shared& s, Output& rO, const u32 (&sK)[2], u32 half)
     }
     wgmma_commit();
     if (tile < 3) load_tile(rV[(tile + 1) % 2], sK, half * 256 + (tile + 1) * 64);
+    if (tile == 2) free();
     wgmma_wait<0>();
     pin_registers(rT);
 #pragma unroll
@@ -473,12 +476,13 @@ DEVICE void attend(const Arguments& p, Shared& s, const u16* gQ, u32 half) {
       else if (pair) barrier_wait(&s.full[second.stage], second.parity);
       // Without a second block its weights are zeros, for which any finite values do.
       const u32 sK[2] = {smem_address(s.sK[at.stage]), smem_address(s.sK[pair ? second.stage : at.stage])};
-      multiply_values(s, rO, sK, half);
-      __syncwarp();
-      if (lane_index() == 0) {
-        barrier_arrive(&s.empty[at.stage]);
-        if (pair) barrier_arrive(&s.empty[second.stage]);
-      }
+      multiply_values(s, rO, sK, half, [&] {
+        __syncwarp();
+        if (lane_index() == 0) {
+          barrier_arrive(&s.empty[at.stage]);
+          if (pair) barrier_arrive(&s.empty[second.stage]);
+        }
+      });
       at.advance();
       if (pair) at.advance();
     }
