@@ -213,10 +213,12 @@ DEVICE void convert_query(const Arguments& p, Shared& s, const u16* gQ, u32 requ
 }
 
 // ---------------------------------------------------------------- scores
-// S^T = K Q^T of one block and heads from `head`: first columns from hi, then from lo; the rotary part is hi's.
-DEVICE void multiply_scores(Shared& s, float (&rS)[kHeads], u32 stage, u32 head) {
+// S^T = K Q^T of one block and heads from `head`: first columns from hi, then from lo. The rotary part has registers of
+// its own: only products of the same shape follow each other in order in the same ones.
+DEVICE void multiply_scores(Shared& s, float (&rS)[kHeads], float (&rRotary)[kHeads / 2], u32 stage, u32 head) {
   const u32 sK = smem_address(s.sK[stage]);
   pin_registers(rS);
+  pin_registers(rRotary);
   wgmma_fence();
 #pragma unroll
   for (u32 panel = 0; panel < 4; ++panel) {
@@ -226,15 +228,16 @@ DEVICE void multiply_scores(Shared& s, float (&rS)[kHeads], u32 stage, u32 head)
   }
   const u64 k = k_major_descriptor(sK + 4 * kPanel), q = k_major_descriptor(smem_address(s.sQRotary) + head * 128);
 #pragma unroll
-  for (u32 step = 0; step < 4; ++step) wgmma_bf16(reinterpret_cast<float(&)[kHeads / 2]>(rS), k + 2 * step, q + 2 * step, true);
+  for (u32 step = 0; step < 4; ++step) wgmma_bf16(rRotary, k + 2 * step, q + 2 * step, step != 0);
   wgmma_commit();
   wgmma_wait<0>();
   pin_registers(rS);
+  pin_registers(rRotary);
 }
 
 // Sums become logits in base 2 plus the key's log2(scale), -infinity where a key does not count. True if the
 // reference maximum has to move: a weight would not fit e4m3.
-DEVICE bool logits(const Arguments& p, Shared& s, float (&rY)[N / 2], const float (&rS)[kHeads], const float (&scale)[2], u32 head, u32 first_key, u32 length) {
+DEVICE bool logits(const Arguments& p, Shared& s, float (&rY)[N / 2], const float (&rS)[kHeads], const float (&rRotary)[kHeads / 2], const float (&scale)[2], u32 head, u32 first_key, u32 length) {
   const u32 lane = lane_index();
   const bool limit = first_key + kKeys + (p.causal ? p.s_q - 1 : 0) > length;
   const float lift[2] = {log2_fast(scale[0]), log2_fast(scale[1])};
@@ -246,7 +249,7 @@ DEVICE bool logits(const Arguments& p, Shared& s, float (&rY)[N / 2], const floa
     for (u32 i = 0; i < 4; ++i) {
       const u32 r = i / 2;
       float& y = rY[head / 2 + 4 * c + i];
-      y = fmaf(fmaf(rS[kHeads / 2 + 4 * c + i], 1.f / kLow, rS[4 * c + i]) * scale[r], i % 2 ? column.y : column.x, lift[r]);
+      y = fmaf(fmaf(rS[kHeads / 2 + 4 * c + i], 1.f / kLow, rS[4 * c + i] + rRotary[4 * c + i]) * scale[r], i % 2 ? column.y : column.x, lift[r]);
       if (limit) {
         const u32 key = first_key + threadIdx.x / 32 % 4 * 16 + lane / 4 + 8 * r;
         if (key + s.sHidden[head + 8 * c + lane % 4 * 2 + i % 2] >= length) y = -infinity();
@@ -457,9 +460,9 @@ DEVICE void attend(const Arguments& p, Shared& s, const u16* gQ, u32 half) {
           if (warp_key + 8 * r < keys) scale[r] = s.sScale[stage][warp_key + 8 * r];
 #pragma unroll
         for (u32 head = 0; head < N; head += kHeads) {
-          float rS[kHeads];
-          multiply_scores(s, rS, stage, head);
-          past |= logits(p, s, rY, rS, scale, head, first_key, segment.length);
+          float rS[kHeads], rRotary[kHeads / 2];
+          multiply_scores(s, rS, rRotary, stage, head);
+          past |= logits(p, s, rY, rS, rRotary, scale, head, first_key, segment.length);
         }
         if (keys < kKeys) clear_tail(s, stage, keys);
       } else {
