@@ -25,7 +25,7 @@
 
 constexpr u32 kLatent = 512, kRow = 640, kPanel = kKeys * 128, kPanels = 5;  // a panel: 128 bytes of 64 rows; the fifth is rotary
 constexpr u32 kKeyBytes = kKeys * kRow;
-constexpr u32 kHeads = N < 32 ? N : 32;    // of one product of scores: more would not fit the registers beside the output
+constexpr u32 kHeads = N < 32 ? N : 32;    // of one product, hi and lo: more would not fit the registers beside the output
 constexpr u32 kQueryPanel = 2 * N * 128;  // kHeads rows of hi, as many of lo, then the next heads
 constexpr u32 kGroups = N / 8;            // columns that a thread holds two of
 constexpr u32 kMathThreads = 256, kThreads = 384, kLoadRegisters = 40, kMathRegisters = 232;
@@ -34,14 +34,16 @@ static_assert(kKeys % BOX == 0 && N % 16 == 0 && N <= 64, "boxes fill a block; t
 
 // Weights are 2^(y - reference + kLift) with y = logit + log2(scale of the key). e4m3 ends at 448 = 2^(kLift + kRoom).
 constexpr float kLift = 7.f, kRoom = 1.8f, kNothing = -1e30f;
-constexpr float kLow = 16.f;              // the low half of a query is stored so much larger
+constexpr float kLow = 16.f;              // low halves are stored so much larger: the least weight is 2^-20 of the largest
+
+constexpr u32 kLowFp16 = 0x4c004c00u;     // kLow twice
 
 enum Barrier : u32 { kAny = 1, kWeights = 2, kReference = 3 };
 
 struct alignas(1024) Shared {
   u8 sQ[4][kQueryPanel];
   u8 sQRotary[N * 128];
-  u8 sP[2][N * 128];                      // hi and lo: 128 keys of each head
+  u8 sP[2 * N * 128];                     // 128 keys of each head; rows as in sQ
   u8 sK[STAGES][kKeyBytes];
   float sScale[STAGES][kKeys];
   float4 sColumn[N / 2];                  // of two heads: factors of their scores, and reference maxima less kLift
@@ -158,7 +160,7 @@ DEVICE void store_query_values(Shared& s, u32 head, u32 first, uint4 v, float in
     const float a = __uint_as_float(x[i] << 16) * inverse, b = __uint_as_float(x[i] & 0xffff0000u) * inverse;
     const u16 high = pack_e4m3(a, b);
     // Times kLow in fp16, whose 11 bits hold the difference exactly.
-    const u16 low = e4m3_of_fp16(multiply_fp16(subtract_fp16(pack_fp16(a, b), fp16_of_e4m3(high)), 0x4c004c00u));
+    const u16 low = e4m3_of_fp16(multiply_fp16(subtract_fp16(pack_fp16(a, b), fp16_of_e4m3(high)), kLowFp16));
     if (i % 2 == 0) hi[i / 2] = high, lo[i / 2] = low;
     else hi[i / 2] |= u32(high) << 16, lo[i / 2] |= u32(low) << 16;
   }
@@ -308,7 +310,7 @@ DEVICE void store_weights(Shared& s, const float (&rY)[N / 2], const float (&sca
       const float a = exp2_fast(rY[4 * c + e] - reference), b = exp2_fast(rY[4 * c + 2 + e] - reference);
       rSum[2 * c + e] = fmaf(a, inverse[0], fmaf(b, inverse[1], rSum[2 * c + e]));
       hi[e] = pack_e4m3(a, b);
-      lo[e] = e4m3_of_fp16(subtract_fp16(pack_fp16(a, b), fp16_of_e4m3(hi[e])));
+      lo[e] = e4m3_of_fp16(multiply_fp16(subtract_fp16(pack_fp16(a, b), fp16_of_e4m3(hi[e])), kLowFp16));
     }
     packed[0][c] = u32(hi[0]) | u32(hi[1]) << 16;
     packed[1][c] = u32(lo[0]) | u32(lo[1]) << 16;
@@ -316,7 +318,8 @@ DEVICE void store_weights(Shared& s, const float (&rY)[N / 2], const float (&sca
 #pragma unroll
   for (u32 i = 0; i < 2 * kGroups; i += 4) {
     const u32 matrix = i + lane / 8, head = matrix % kGroups * 8 + lane % 8;
-    const u32 address = smem_address(s.sP[matrix / kGroups]) + head * 128 + ((chunk ^ (head & 7)) * 16);
+    const u32 row = head / kHeads * 2 * kHeads + matrix / kGroups * kHeads + head % kHeads;
+    const u32 address = smem_address(s.sP) + row * 128 + ((chunk ^ (head & 7)) * 16);
     stmatrix_x4_transposed(address, packed[i / kGroups][i % kGroups], packed[(i + 1) / kGroups][(i + 1) % kGroups],
                            packed[(i + 2) / kGroups][(i + 2) % kGroups], packed[(i + 3) / kGroups][(i + 3) % kGroups]);
   }
@@ -350,27 +353,26 @@ DEVICE void load_tile(u32 (&rV)[4][4], const u32 (&sK)[2], u32 dimension) {
 // `free` is called when the last values are in registers: the loader need not wait for their products.
 template <typename Free>
 DEVICE void multiply_values(Shared& s, Output& rO, const u32 (&sK)[2], u32 half, Free free) {
-  const u64 hi = k_major_descriptor(smem_address(s.sP[0])), lo = k_major_descriptor(smem_address(s.sP[1]));
   u32 rV[2][4][4];
   load_tile(rV[0], sK, half * 256);
 #pragma unroll
-  for (u32 tile = 0; tile < 4; ++tile) {
-    float rT[N / 2];
-    pin_registers(rT);
-    wgmma_fence();
+  for (u32 tile = 0; tile < 4; ++tile)
 #pragma unroll
-    for (u32 step = 0; step < 4; ++step) {
-      wgmma_e4m3_rs(rT, rV[tile % 2][step], hi + 2 * step, step != 0);
-      wgmma_e4m3_rs(rT, rV[tile % 2][step], lo + 2 * step, true);
+    for (u32 head = 0; head < N; head += kHeads) {
+      const u64 weights = k_major_descriptor(smem_address(s.sP) + head * 256);
+      float rT[kHeads];
+      pin_registers(rT);
+      wgmma_fence();
+#pragma unroll
+      for (u32 step = 0; step < 4; ++step) wgmma_e4m3_rs(rT, rV[tile % 2][step], weights + 2 * step, step != 0);
+      wgmma_commit();
+      if (tile < 3 && head == 0) load_tile(rV[(tile + 1) % 2], sK, half * 256 + (tile + 1) * 64);
+      if (tile == 2 && head == 0) free();
+      wgmma_wait<0>();
+      pin_registers(rT);
+#pragma unroll
+      for (u32 i = 0; i < kHeads / 2; ++i) rO[tile][head / 2 + i] += fmaf(rT[kHeads / 2 + i], 1.f / kLow, rT[i]);
     }
-    wgmma_commit();
-    if (tile < 3) load_tile(rV[(tile + 1) % 2], sK, half * 256 + (tile + 1) * 64);
-    if (tile == 2) free();
-    wgmma_wait<0>();
-    pin_registers(rT);
-#pragma unroll
-    for (u32 i = 0; i < N / 2; ++i) rO[tile][i] += rT[i];
-  }
 }
 
 // ---------------------------------------------------------------- store

@@ -51,8 +51,8 @@ _FILE = Path(__file__).with_name("fp8_decode.cu")
 def fp8_decode_source(tile: int, box: int, piece: int = 0) -> KernelSource:
     """`tile`: heads of a tile, 16, 32 or 64; `box`: keys that a copy brings."""
     constants = (("N", tile), ("BOX", box), ("STAGES", _STAGES[tile]), ("PIECE", piece), ("WHOLE", 0))
-    heads = min(tile, 32)  # of one product of scores
-    shapes = (Wgmma("e4m3", 2 * heads), Wgmma("bf16", heads), Wgmma("e4m3", tile, a_registers=True))
+    heads = min(tile, 32)  # of one product
+    shapes = (Wgmma("e4m3", 2 * heads), Wgmma("bf16", heads), Wgmma("e4m3", 2 * heads, a_registers=True))
     return KernelSource(_FILE, "mla_fp8_decode", constants, shapes)
 
 

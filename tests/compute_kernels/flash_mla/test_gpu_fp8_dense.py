@@ -129,6 +129,24 @@ def test_large_logits_and_uneven_scales(heads: int, factor: float) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("heads", [16, 64])
+@pytest.mark.parametrize("ahead", [10, 16, 18, 20])
+def test_many_small_weights_beside_a_large_one(heads: int, ahead: int) -> None:
+    """One key weighs 2^ahead times as much as another; together the others, whose values have a mean, still count."""
+    lengths = [8192, 100, 4097]
+    table, blocks = _table(lengths, 64)
+    rows = _random(blocks, 64, 1, 576) + 0.05
+    rows[..., 512:] = 0
+    first = table[:, 0].long()
+    rows[first, 0] = _random(len(lengths), 1, 576)
+    rows[first, 0, :, 512:] = ahead * 0.6931 * 24 / 64  # logits: 64 times this / 24
+    cache = flash_mla.quantise_pages(rows)
+    q, lens = _random(len(lengths), 1, heads, 576), torch.tensor(lengths, dtype=torch.int32, device="cuda")
+    q[..., 512:] = 1
+    wanted, wanted_lse = reference_decode(q, flash_mla.dequantise_pages(cache), table, lens, 1 / 24, False)
+    _check(*_decode(q, cache, table, lens, False, 1 / 24), wanted, wanted_lse)
+
+
 def test_one_plan_of_many_requests() -> None:
     lengths = torch.randint(0, 3000, (300,)).tolist()
     table, blocks = _table(lengths, 64)
