@@ -5,6 +5,7 @@
 //
 // An operand of one e4m3 value is too coarse for queries and weights, so each is the sum of two: q = hi + lo is exact
 // (bf16 has 8 significant bits, e4m3 has 4), p = hi + lo is as good as bf16. Keys stay as they lie in the cache.
+// hi and lo are columns beside each other, lo sixteen times larger, so that small values keep their low half.
 //
 // Warpgroup w scores block w of a pair of key blocks, then owns latent dimensions 256 w .. 256 w + 255 for both:
 //

@@ -59,7 +59,9 @@ def test_the_kernel_multiplies_in_e4m3_without_spills(tile: int) -> None:
     compiled = jit.build(fp8_decode_source(tile, 64))
     assert compiled.spill_bytes == compiled.stack_bytes == 0
     assert "warning" not in compiled.log.lower()
-    assert "serialized" not in compiled.log, "ptxas waits after each product if registers do not let them follow each other"
+    assert "serialized" not in compiled.log, (
+        "ptxas waits after each product if registers do not let them follow each other"
+    )
     found = sass.opcodes(sass.disassemble(compiled.cubin))
     scores = -(-tile // 32)  # products for all heads of a tile
     assert found["QGMMA"] == 16 * scores + 4 * 4 * scores
