@@ -79,10 +79,12 @@ def flash_mla_with_kvcache(
     576 ** -0.5. `causal` lets the last query position see all keys. Entries of `block_table` past a request's length,
     and what the cache holds there, have no influence; not even NaN.
 
-    With `is_fp8_kvcache` the cache is (blocks, page, 1, 656) bytes (see `gather_decode`), q is bf16 and the plan is the
-    lazy object. With `indices` int32 (b, s_q, k) as well, query positions see the cache rows that their lists name
-    (page_index * page + offset; -1 is skipped), of which the first `topk_length` (b,) count; then the table and the
-    lengths are not used. `attn_sink` float32 (h_q,) scales out by exp(lse) / (exp(lse) + exp(sink)); FP8 caches only.
+    With `is_fp8_kvcache` the cache is bytes, q is bf16 and the plan is the lazy object. (blocks, page, 1, 644) as
+    `quantise_pages` makes it is the fast format of dense calls (see `fp8_decode`); (blocks, page, 1, 656) as
+    `quantise_rows` does is the original's for sparse ones (see `gather_decode`). With `indices` int32 (b, s_q, k) as
+    well, query positions see the cache rows that their lists name (page_index * page + offset; -1 is skipped), of which
+    the first `topk_length` (b,) count; then the table and the lengths are not used. `attn_sink` float32 (h_q,) scales
+    out by exp(lse) / (exp(lse) + exp(sink)); FP8 caches only.
     """
     scale = HEAD**-0.5 if softmax_scale is None else softmax_scale
     expect(0.0 < scale < float("inf"), lambda: f"softmax_scale is {scale}; it must be positive and finite")
