@@ -1,4 +1,4 @@
-"""One small launch to be watched by compute-sanitizer: barriers-0 to barriers-3 (see barriers.cu), dense, fp8 or sparse.
+"""One small launch for compute-sanitizer to watch: barriers-0 to barriers-3 (see barriers.cu), dense, fp8 or sparse.
 
 Started by test_gpu_sanitizer.py in a process of its own, since a tool is chosen at a process's start.
 """
