@@ -54,9 +54,11 @@ struct alignas(1024) Shared {
   alignas(8) u16 sValid[2][4];              // [buffer][warp that wrote the rows]: a bit a key
 #endif
 #if WHOLE
-  float sTop[2][kRows];          // largest logit of each group's blocks
+  float sTop[2][2][kRows];       // likewise: largest logit of each group's blocks
 #endif
 };
+
+static_assert(sizeof(Shared) <= 232448, "what a block may have");
 
 struct Arguments {
   const i32* gPlan;       // [parts, 8]: first request, last request, first block, end block, first split
@@ -392,7 +394,7 @@ DEVICE void store(const Arguments& p, Shared& s, u32 parity, const Output& rO, R
     rows.sum[r] = quad_sum(rows.sum[r]);
     if (lane_index() % 4 == 0) sSum[half][row + 8 * r] = rows.sum[r];
 #if WHOLE
-    if (lane_index() % 4 == 0) s.sTop[half][row + 8 * r] = rows.top[r];
+    if (lane_index() % 4 == 0) s.sTop[parity][half][row + 8 * r] = rows.top[r];
 #endif
     __syncwarp();
   }
@@ -401,8 +403,8 @@ DEVICE void store(const Arguments& p, Shared& s, u32 parity, const Output& rO, R
     rows.sum[0] = sSum[0][row] + sSum[1][row];
     rows.sum[1] = sSum[0][row + 8] + sSum[1][row + 8];
 #if WHOLE
-    rows.top[0] = fmaxf(s.sTop[0][row], s.sTop[1][row]);
-    rows.top[1] = fmaxf(s.sTop[0][row + 8], s.sTop[1][row + 8]);
+    rows.top[0] = fmaxf(s.sTop[parity][0][row], s.sTop[parity][1][row]);
+    rows.top[1] = fmaxf(s.sTop[parity][0][row + 8], s.sTop[parity][1][row + 8]);
 #endif
   }
   if (segment.split) store_partial(p, rO, rows, segment.slot, half);
