@@ -336,7 +336,7 @@ DEVICE void store(const Arguments& p, Shared& s, u32 parity, const Output& rO, R
     __syncwarp();
   }
   if (segment.begin < segment.end) {
-    named_barrier_sync(kSums, kMathThreads);
+    named_barrier_sync_apart(kSums, kMathThreads);
     rows.sum[0] = sSum[0][row] + sSum[1][row];
     rows.sum[1] = sSum[0][row + 8] + sSum[1][row + 8];
 #if WHOLE
@@ -450,7 +450,7 @@ DEVICE void convert_query(Shared& s) {
 #pragma unroll 2
   for (u32 i = threadIdx.x; i < QK_TILES * kTileBytes / 16; i += kMathThreads) sQ[i] = fp16_of_bf16(sQ[i]);
   fence_proxy_async();
-  named_barrier_sync(kQuery, kMathThreads);
+  named_barrier_sync_apart(kQuery, kMathThreads);
 }
 
 template <u32 kHalf>
