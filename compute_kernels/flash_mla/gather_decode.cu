@@ -32,15 +32,19 @@ struct Step {
 
 // What names a key's row, on its way: nothing may be computed from it before `row`, or its latency is waited for.
 struct Pick {
+  static constexpr u32 kAhead = 4 * kKeys;  // indices come from memory this early, then from the L2
+
   i32 value;   // page or index
   u32 offset;  // of the row in the page
 
-  DEVICE void fetch(const Arguments& p, u32 request, u32 key) {
+  DEVICE void fetch(const Arguments& p, u32 request, u32 length, u32 key) {
     if constexpr (SOURCE == kPaged) {
       value = __ldg(p.gPages + u64(request) * p.pages_max + key / p.page);
       offset = key % p.page;
     } else {
-      value = __ldg(p.gIndices + u64(request) * p.indices_stride + key);
+      const i32* gKey = p.gIndices + u64(request) * p.indices_stride + key;
+      value = __ldg(gKey);
+      if (SOURCE == kSparse && key + kAhead < length) prefetch_line_l2(gKey + kAhead);
     }
   }
 
@@ -77,7 +81,7 @@ struct Cursor {
     const u32 request = segment.request, length = segment.length;
     const u32 key = block * kKeys + (threadIdx.x / 32 - 8) * kWarpRows + lane_index() % kWarpRows;
     if (++block >= segment.end) find(p);  // first: what it waits for would else wait for the load below too
-    if (key < length) pick.fetch(p, request, key);
+    if (key < length) pick.fetch(p, request, length, key);
     return step;
   }
 };
@@ -190,7 +194,7 @@ DEVICE void load_fp8(const Arguments& p, Shared& s, const TensorMap& map_q) {
   for (u32 i = 0; i < kPairs; ++i) values[i] = load_early(row_address<kFp8Row>(gLane, __shfl_sync(0xffffffffu, at, 2 * i + odd)));
   float scale = fetch_scale(p, at, 0);
   while (step.valid()) {
-    const Step later = cursor.take(p, pick);
+    Step later{~0u};
     if (step.first() && warp == 0 && lane == 0) load_query(s, map_q, step.request(), parity_q);
     __syncwarp();
 #pragma unroll 1
@@ -213,7 +217,10 @@ DEVICE void load_fp8(const Arguments& p, Shared& s, const TensorMap& map_q) {
       for (u32 i = 0; i < kPairs; ++i)
         values[i] = load_early(row_address<kFp8Row>(gFrom, __shfl_sync(0xffffffffu, from, 2 * i + odd)));
       scale = fetch_scale(p, from, 1 - half);
-      if (half == 0) rotary.fetch(p, at);
+      if (half == 0) {
+        rotary.fetch(p, at);
+        later = cursor.take(p, pick);  // here, beside the rows: all these loads are waited for together
+      }
     }
     parity ^= 1 << step.buffer();
     step = next, next = later;
