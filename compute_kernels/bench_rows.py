@@ -128,7 +128,12 @@ def sparse_rows() -> list[Row]:
         rows.append(
             row("sparse fp8", f"b{batch} h128 q2 k2048", timed(call, 5, 3), 2.0 * heads * keys * 1088, keys * 656)
         )
-    for head, heads, topk, s_kv in ((576, 128, 2048, 8192), (576, 128, 2048, 32768), (512, 64, 512, 8192)):
+    for head, heads, topk, s_kv in (
+        (576, 128, 2048, 8192),
+        (576, 128, 2048, 32768),
+        (512, 64, 512, 8192),
+        (512, 128, 1024, 8192),
+    ):
         s_q = 4096
         q, kv = _bf16(s_q, heads, head) / 10, _bf16(s_kv, 1, head) / 10
         indices = torch.rand(s_q, s_kv, device="cuda").argsort(-1)[:, None, :topk].int().contiguous()
