@@ -381,10 +381,15 @@ DEVICE void left_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, con
     release(&s.empty[0][0]);
     return;
   }
+#if !GATHER
   named_barrier_sync(kP1, kMathThreads);
+#endif
   wgmma_wait<0>();
   pin_registers(rO);
   release(&s.empty[0][0]);
+#if GATHER  // fetching by threads takes longer: they shall hear at once, not when the other group has its weights
+  named_barrier_sync(kP1, kMathThreads);
+#endif
 
   float after[2];
   read_max(after, s.sMax[1]);
@@ -480,6 +485,7 @@ DEVICE void attend(const Arguments& p, Shared& s) {
       if constexpr (kHalf == 0) left_pair(p, s, rO, rows, segment, block, parity);
       else right_pair(p, s, rO, rows, segment, block, parity);
     }
+    walk.look_ahead(p);  // not sooner: the fences of the products would wait for it
     store(p, s, parity.q, rO, rows, segment, kHalf);
   }
 }

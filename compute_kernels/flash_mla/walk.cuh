@@ -37,23 +37,35 @@ struct Segment {
 // What this block of the grid works on, one segment after another; loaders and math groups walk it alike.
 struct Walk {
   i32 request, last;  // the rest of the plan is read again when needed: registers are scarce
+#if WHOLE
+  u32 ahead;  // length of the request that comes next
+#endif
 
   DEVICE static const i32* row(const Arguments& p) { return p.gPlan + blockIdx.z * kPlanRow; }
 
   DEVICE explicit Walk(const Arguments& p) {
     request = WHOLE ? i32(blockIdx.z) - i32(gridDim.z) : __ldg(row(p)) - 1;
     last = WHOLE ? i32(p.batch) - 1 : __ldg(row(p) + 1);
+    look_ahead(p);
   }
 
-  // Call it with the segment of the call before; the first time with begin = end = 0.
+  // WHOLE: fetches the length that `next` needs. threadIdx.y is 0, but the assembler does not know that all lanes get
+  // the same: else it waits for the value at once, to have it in a uniform register.
+  DEVICE void look_ahead(const Arguments& p) {
+#if WHOLE
+    ahead = __ldg(p.gLengths + smaller(request + i32(gridDim.z), last) + threadIdx.y);
+#endif
+  }
+
+  // Call it with the segment of the call before; the first time with begin = end = 0. Before the second: look_ahead.
   DEVICE bool next(const Arguments& p, Segment& s) {
-    if constexpr (WHOLE) {
-      request += gridDim.z;
-      if (request > last) return false;
-      s.request = request, s.length = __ldg(p.gLengths + request);
-      s.begin = 0, s.end = ceil_div(s.length, kKeys), s.slot = 0, s.split = false;
-      return true;
-    }
+#if WHOLE
+    request += gridDim.z;
+    if (request > last) return false;
+    s.request = request, s.length = __shfl_sync(0xffffffffu, ahead, 0);
+    s.begin = 0, s.end = ceil_div(s.length, kKeys), s.slot = 0, s.split = false;
+    return true;
+#else
     const i32 first = __ldg(row(p)), end_block = __ldg(row(p) + 3);
     const bool more = PIECE > 0 && request >= first && s.end < (request == last ? end_block : ceil_div(s.length, kKeys));
     if (!more && ++request > last) return false;
@@ -69,5 +81,6 @@ struct Walk {
       s.end = smaller(s.end, (s.begin / larger(PIECE, 1) + 1) * PIECE);
     }
     return true;
+#endif
   }
 };

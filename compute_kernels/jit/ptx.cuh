@@ -195,9 +195,8 @@ DEVICE void bulk_wait_all() { asm volatile("cp.async.bulk.wait_group 0;" ::: "me
 
 // ---------------------------------------------------------------- copies by threads
 // 16 bytes from global to shared memory without a register; `bytes` 0 writes zeros. Asynchronous.
-DEVICE void copy_16(void* destination, const void* source, u32 bytes) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(smem_address(destination)), "l"(source),
-               "r"(bytes)
+DEVICE void copy_16(u32 destination, const void* source, u32 bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(destination), "l"(source), "r"(bytes)
                : "memory");
 }
 
