@@ -56,62 +56,6 @@ struct alignas(1024) Shared {
 
 using Output = float[4][N / 2];
 
-// ---------------------------------------------------------------- instructions that only this kernel needs
-DEVICE void bulk_load(void* destination, const void* source, u32 bytes, u64* barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(smem_address(destination)),
-               "l"(source), "r"(bytes), "r"(smem_address(barrier))
-               : "memory");
-}
-
-DEVICE void ldmatrix_x4_transposed(u32 address, u32 (&m)[4]) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(address)
-               : "memory");
-}
-
-DEVICE void stmatrix_x4_transposed(u32 address, u32 a, u32 b, u32 c, u32 d) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d)
-               : "memory");
-}
-
-// Whether `mine` holds in any of the 256 math threads.
-DEVICE bool any_thread(bool mine) {
-  u32 found;
-  asm volatile("{\n .reg .pred p, q;\n setp.ne.u32 p, %1, 0;\n bar.red.or.pred q, %2, %3, p;\n selp.u32 %0, 1, 0, q;\n}\n"
-               : "=r"(found)
-               : "r"(u32(mine)), "n"(u32(kAny)), "n"(kMathThreads)
-               : "memory");
-  return found != 0;
-}
-
-// Two floats as e4m3, the first in the low byte; and back, as two fp16.
-DEVICE u16 pack_e4m3(float low, float high) {
-  u16 packed;
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
-  return packed;
-}
-DEVICE u32 fp16_of_e4m3(u16 packed) {
-  u32 wide;
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(wide) : "h"(packed));
-  return wide;
-}
-DEVICE u16 e4m3_of_fp16(u32 wide) {
-  u16 packed;
-  asm("cvt.rn.satfinite.e4m3x2.f16x2 %0, %1;" : "=h"(packed) : "r"(wide));
-  return packed;
-}
-DEVICE u32 subtract_fp16(u32 a, u32 b) {
-  u32 difference;
-  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(difference) : "r"(a), "r"(b));
-  return difference;
-}
-DEVICE u32 multiply_fp16(u32 a, u32 b) {
-  u32 product;
-  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
-  return product;
-}
-
 // ---------------------------------------------------------------- load
 struct Ring {
   u32 stage = 0, parity = 0;
@@ -472,7 +416,7 @@ DEVICE void attend(const Arguments& p, Shared& s, const u16* gQ, u32 half) {
 #pragma unroll
         for (u32 i = 0; i < N / 2; ++i) rY[i] = -infinity();
       }
-      if (any_thread(past)) move_reference(s, rY, rO, rSum);
+      if (named_barrier_any(kAny, kMathThreads, past)) move_reference(s, rY, rO, rSum);
       store_weights(s, rY, scale, rSum);
       fence_proxy_async();
       __syncwarp();

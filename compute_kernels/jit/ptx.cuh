@@ -91,6 +91,16 @@ DEVICE void named_barrier_sync_apart(u32 id, u32 threads) {
   asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// Whether `mine` holds in any of the threads.
+DEVICE bool named_barrier_any(u32 id, u32 threads, bool mine) {
+  u32 found;
+  asm volatile("{\n .reg .pred p, q;\n setp.ne.u32 p, %1, 0;\n bar.red.or.pred q, %2, %3, p;\n selp.u32 %0, 1, 0, q;\n}\n"
+               : "=r"(found)
+               : "r"(u32(mine)), "r"(id), "r"(threads)
+               : "memory");
+  return found != 0;
+}
+
 DEVICE void named_barrier_arrive(u32 id, u32 threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
@@ -168,6 +178,14 @@ DEVICE void tma_multicast_4d(const TensorMap* map, u64* barrier, void* destinati
       : "memory");
 }
 
+// `bytes` (a multiple of 16) as they lie in global memory.
+// ---------------------------------------------------------------- instructions that only this kernel needs
+DEVICE void bulk_load(void* destination, const void* source, u32 bytes, u64* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(smem_address(destination)),
+               "l"(source), "r"(bytes), "r"(smem_address(barrier))
+               : "memory");
+}
+
 // Adds a box of floats in shared memory to global memory; belongs to the thread's next bulk group.
 DEVICE void add_tile_3d(const TensorMap* map, u32 source, i32 x, i32 y, i32 z) {
   asm volatile("cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(
@@ -240,6 +258,18 @@ DEVICE void stmatrix_x2(u32 address, u32 a, u32 b) {
 DEVICE void ldmatrix_x4(u32 address, u32& a, u32& b, u32& c, u32& d) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
+               : "r"(address)
+               : "memory");
+}
+
+DEVICE void stmatrix_x4_transposed(u32 address, u32 a, u32 b, u32 c, u32 d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d)
+               : "memory");
+}
+
+DEVICE void ldmatrix_x4_transposed(u32 address, u32 (&m)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
                : "r"(address)
                : "memory");
 }
@@ -376,6 +406,41 @@ DEVICE uint4 fp16_of_bf16(uint4 v) {
 #pragma unroll
   for (u32 i = 0; i < 4; ++i) x[i] = pack_fp16(__uint_as_float(x[i] << 16), __uint_as_float(x[i] & 0xffff0000u));
   return make_uint4(x[0], x[1], x[2], x[3]);
+}
+
+// Two floats as e4m3, the first in the low byte; and back, as two fp16.
+DEVICE u16 pack_e4m3(float low, float high) {
+  u16 packed;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+DEVICE u32 fp16_of_e4m3(u16 packed) {
+  u32 wide;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(wide) : "h"(packed));
+  return wide;
+}
+DEVICE u16 e4m3_of_fp16(u32 wide) {
+  u16 packed;
+  asm("cvt.rn.satfinite.e4m3x2.f16x2 %0, %1;" : "=h"(packed) : "r"(wide));
+  return packed;
+}
+DEVICE u32 subtract_fp16(u32 a, u32 b) {
+  u32 difference;
+  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(difference) : "r"(a), "r"(b));
+  return difference;
+}
+DEVICE u32 multiply_fp16(u32 a, u32 b) {
+  u32 product;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+  return product;
+}
+
+// Four e4m3 values as two packed fp16 pairs, scaled.
+DEVICE void widen(u32 four, u32 scale, u32& pair0, u32& pair1) {
+  asm("{\n .reg .b16 low, high;\n .reg .b32 x, y;\n mov.b32 {low, high}, %2;\n cvt.rn.f16x2.e4m3x2 x, low;\n"
+      " cvt.rn.f16x2.e4m3x2 y, high;\n mul.rn.f16x2 %0, x, %3;\n mul.rn.f16x2 %1, y, %3;\n}\n"
+      : "=r"(pair0), "=r"(pair1)
+      : "r"(four), "r"(scale));
 }
 
 DEVICE float infinity() { return __int_as_float(0x7f800000); }
