@@ -5,6 +5,7 @@
 // the kernel has for it. So a kernel that reads too early, frees too early or counts wrong is found; the order of
 // ordinary memory accesses is not modelled, nor are fences. A block that makes no progress any more is a deadlock.
 #pragma once
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -67,6 +68,7 @@ struct Machine {
   NamedBarrier named[16];
   std::deque<Later> copies[kThreadsMax];
   std::vector<Later> bulk, products[kThreadsMax];
+  std::vector<std::array<u32, 4>> operands[kThreadsMax];  // that lay in registers, in order of the products
 };
 static Machine machine;
 #define threadIdx (machine.thread[machine.current])
@@ -84,6 +86,12 @@ template <typename Condition>
 void await(Condition condition) {
   while (!condition()) pause();
   ++machine.progress;
+}
+
+// A warp takes its time, now and then: called where another one may then be first.
+inline void dawdle() {
+  if (machine.current % 32 || machine.dice() % 4) return;
+  for (u32 i = machine.dice() % 40; i--; ++machine.progress) pause();
 }
 
 // ---------------------------------------------------------------- warps
@@ -213,7 +221,7 @@ inline void begin_block(u32 threads) {
   machine.stacks.resize(std::size_t(threads) * kStackBytes);
   for (u32 i = 0; i < threads; ++i) {
     machine.thread[i] = {i, 0, 0}, machine.done[i] = false, machine.exchanges[i] = 0;
-    machine.products[i].clear(), machine.copies[i].clear();
+    machine.products[i].clear(), machine.operands[i].clear(), machine.copies[i].clear();
     ucontext_t& context = machine.contexts[i];
     getcontext(&context);
     context.uc_stack.ss_sp = machine.stacks.data() + std::size_t(i) * kStackBytes;

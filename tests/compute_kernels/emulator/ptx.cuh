@@ -46,13 +46,14 @@ inline void barrier_arrive(u64* barrier) {
 inline void barrier_arrive_at(u64* barrier, u32) { barrier_arrive(barrier); }
 inline void barrier_wait(u64* barrier, u32 parity) {
   await([&] { return barrier_of(barrier).phase != parity; });
+  dawdle();
 }
 inline void named_barrier_sync(u32 id, u32 threads) { sync_named(id, threads); }
 inline void named_barrier_sync_apart(u32 id, u32 threads) { sync_named(id, threads); }
-inline void named_barrier_arrive(u32 id, u32 threads) { arrive_named(id, threads); }
+inline void named_barrier_arrive(u32 id, u32 threads) { arrive_named(id, threads), dawdle(); }
 inline bool named_barrier_any(u32 id, u32 threads, bool mine) { return sync_named(id, threads, mine); }
 inline void cluster_sync_relaxed() { fail("clusters are not emulated"); }
-inline void fence_proxy_async() {}
+inline void fence_proxy_async() { dawdle(); }
 
 // ---------------------------------------------------------------- the copy engine
 constexpr u64 kEvictNormal = 0, kEvictFirst = 0, kEvictLast = 0;
@@ -158,8 +159,8 @@ inline void wgmma_commit() {}
 template <int kPending>
 void wgmma_wait() {
   static_assert(kPending == 0, "products are emulated as one group");
-  if (machine.dice() % 3 == 0)
-    for (u32 i = machine.dice() % 60; i--; ++machine.progress) pause();
+  dawdle();
+  __syncwarp();
   for (const Later& product : machine.products[machine.current]) product();
   machine.products[machine.current].clear();
 }

@@ -55,20 +55,19 @@ void multiply_shared(float (&d)[kCount], u64 a, u64 b, bool accumulate) {
 template <u32 kBytes, Decode kDecode, bool kTransposed, int kCount>
 void multiply_registers(float (&d)[kCount], const u32 (&a)[4], u64 b, bool accumulate) {
   constexpr u32 kK = 32 / kBytes, kOf = 4 / kBytes;  // values of a register
-  std::vector<float> left(2 * kK);
-  for (u32 lane = 0; lane < 4; ++lane)
-    for (u32 i = 0; i < 4; ++i) {
-      const u32 value = __shfl_sync(~0u, a[i], (machine.current % 32 & ~3u) + lane);
-      for (u32 c = 0; c < kOf; ++c)
-        left[i % 2 * kK + i / 2 * (kK / 2) + lane * kOf + c] = kDecode(value >> 8 * kBytes * c & (kBytes == 1 ? 0xff : 0xffff));
-    }
-  const u32 thread = machine.current;
+  const u32 thread = machine.current, turn = u32(machine.operands[thread].size());
+  machine.operands[thread].push_back({a[0], a[1], a[2], a[3]});
   float* sums = d;
   machine.products[thread].push_back([=] {
+    // Register i of lane l of the quad holds row g + 8 (i % 2) and values l kOf .. of half i / 2 of the row.
+    const auto left = [&](u32 r, u32 k) {
+      const u32 lane = k % (kK / 2) / kOf, value = machine.operands[(thread & ~3u) + lane][turn][r + k / (kK / 2) * 2];
+      return kDecode(value >> 8 * kBytes * (k % kOf) & (kBytes == 1 ? 0xff : 0xffff));
+    };
     const Operand<kBytes, kDecode> right{b};
     multiply_part<kK, kCount>(
-        sums, [&](u32 r, u32 k) { return left[r * kK + k]; },
-        [&](u32 k, u32 n) { return kTransposed ? right.mn_major(k, n) : right.k_major(n, k); }, accumulate, thread % 32);
+        sums, left, [&](u32 k, u32 n) { return kTransposed ? right.mn_major(k, n) : right.k_major(n, k); }, accumulate,
+        thread % 32);
   });
 }
 
