@@ -23,7 +23,7 @@ from threefs.compute_kernels.flash_mla import api, checks, dense_decode, fp8_api
 from threefs.compute_kernels.jit import KernelSource, Launch, driver
 
 HERE = Path(__file__).parent
-SMS = 3  # multiprocessors that the host's logic is told of: few, so that requests are split
+SMS = 8  # multiprocessors that the host's logic is told of: few, so that requests are split
 _FLAGS = ("-O1", "-std=c++20", "-w", "-fPIC", "-shared")
 # Names that kernels give to their dynamic shared memory.
 _ALIASES = ("-Wl,--defsym,memory=block_memory", "-Wl,--defsym,sFirst=block_memory")

@@ -64,6 +64,7 @@ struct Machine {
   Index3 thread[kThreadsMax];
   Collective warps[32];
   u32 exchanges[kThreadsMax];
+  u32 pace[32];  // of each warp, in 16ths
   Barrier64 barriers[kSharedMax / 8];
   NamedBarrier named[16];
   std::deque<Later> copies[kThreadsMax];
@@ -218,6 +219,7 @@ inline void begin_block(u32 threads) {
   for (auto& barrier : machine.barriers) barrier = Barrier64{};
   for (auto& barrier : machine.named) barrier = NamedBarrier{};
   for (auto& warp : machine.warps) warp = Collective{};
+  for (u32& pace : machine.pace) pace = 12;
   machine.stacks.resize(std::size_t(threads) * kStackBytes);
   for (u32 i = 0; i < threads; ++i) {
     machine.thread[i] = {i, 0, 0}, machine.done[i] = false, machine.exchanges[i] = 0;
@@ -239,7 +241,9 @@ inline const char* run_block(u32 threads) {
     bool all = true;
     for (u32 w = 0; w < warps; ++w) {
       const u32 warp = (first + w) % warps;
-      const bool runs = machine.dice() % 4 != 0;
+      // Now and then a warp falls far behind the others, or runs ahead of them.
+      if (machine.dice() % 64 == 0) machine.pace[warp] = machine.dice() % 3 == 0 ? 1 : 12;
+      const bool runs = machine.dice() % 16 < machine.pace[warp];
       for (u32 i = warp * 32; i < warp * 32 + 32 && i < threads; ++i) {
         machine.current = i;
         if (runs && !machine.done[i]) swapcontext(&machine.scheduler, &machine.contexts[i]);

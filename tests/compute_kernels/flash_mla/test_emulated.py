@@ -57,40 +57,25 @@ def _check(out: torch.Tensor, wanted: torch.Tensor, lse: torch.Tensor, wanted_ls
 
 
 @pytest.mark.parametrize(
-    ("heads", "s_q", "page", "lengths", "causal"),
+    ("heads", "s_q", "page", "lengths", "causal", "scale"),
     [
-        (16, 1, 64, [1, 0, 63, 200, 65], False),
-        (9, 4, 16, [77, 17, 1], True),
-        (32, 1, 64, [500], False),
-        (64, 1, 32, [130, 64], False),
+        (16, 1, 64, [1, 0, 63, 200, 65], False, SCALE),
+        (9, 4, 16, [77, 17, 1], True, SCALE),
+        (32, 1, 64, [700], False, 100 * SCALE),  # in pieces; weights from nothing to all
+        (64, 1, 32, [130, 64], False, 10 * SCALE),
     ],
 )
-def test_fp8_pages(heads: int, s_q: int, page: int, lengths: list[int], causal: bool) -> None:
+def test_fp8_pages(heads: int, s_q: int, page: int, lengths: list[int], causal: bool, scale: float) -> None:
     table, blocks = _table(lengths, page)
     cache = flash_mla.quantise_pages(_random(blocks, page, 1, 576) * torch.exp2(-5 * torch.rand(blocks, page, 1, 1)))
     q, lens = _random(len(lengths), s_q, heads, 576), torch.tensor(lengths, dtype=torch.int32)
-    wanted = reference_decode(q, flash_mla.dequantise_pages(cache), table, lens, SCALE, causal)
+    wanted = reference_decode(q, flash_mla.dequantise_pages(cache), table, lens, scale, causal)
     flat, unused = cache.view(blocks, -1), _unused(blocks, page, table, lengths)
     flat[:, : page * 640].view(blocks, page, 640)[unused] = 255
     flat[:, page * 640 :].view(blocks, page, 4)[unused] = 255
     plan, _ = flash_mla.get_mla_metadata()
-    out, lse = flash_mla.flash_mla_with_kvcache(q, cache, table, lens, 512, plan, causal=causal, is_fp8_kvcache=True)
-    _check(out, wanted[0], lse, wanted[1])
-
-
-def test_fp8_pages_keep_many_small_weights() -> None:
-    """One key 2^18 ahead of 300 others, whose values do not cancel."""
-    table, blocks = _table([301], 64)
-    rows, q = _random(blocks, 64, 1, 576), _random(1, 1, 16, 576)
-    rows[..., :512] += 0.05
-    rows[int(table[0, 0]), 0, 0] = q[0, 0, 0] * 2
-    cache, lens = flash_mla.quantise_pages(rows), torch.tensor([301], dtype=torch.int32)
-    lead = reference_decode(q, flash_mla.dequantise_pages(cache), table, lens[:1].clamp(max=1), 1.0, False)[1][0, 0, 0]
-    scale = float(18 * 0.693 / lead)
-    wanted = reference_decode(q, flash_mla.dequantise_pages(cache), table, lens, scale, False)
-    plan, _ = flash_mla.get_mla_metadata()
     out, lse = flash_mla.flash_mla_with_kvcache(
-        q, cache, table, lens, 512, plan, softmax_scale=scale, is_fp8_kvcache=True
+        q, cache, table, lens, 512, plan, softmax_scale=scale, causal=causal, is_fp8_kvcache=True
     )
     _check(out, wanted[0], lse, wanted[1])
 
@@ -98,7 +83,7 @@ def test_fp8_pages_keep_many_small_weights() -> None:
 @pytest.mark.parametrize("invariant", [False, True])
 @pytest.mark.parametrize(("heads", "s_q", "page", "dtype"), [(16, 2, 64, torch.bfloat16), (64, 1, 16, torch.float16)])
 def test_dense(heads: int, s_q: int, page: int, dtype: torch.dtype, invariant: bool) -> None:
-    lengths = [300, 1, 0, 64]
+    lengths = [600, 1, 0, 64]
     table, blocks = _table(lengths, page)
     cache, q = _random(blocks, page, 1, 576).to(dtype), _random(len(lengths), s_q, heads, 576).to(dtype)
     lens = torch.tensor(lengths, dtype=torch.int32)
