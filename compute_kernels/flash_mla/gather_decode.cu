@@ -74,14 +74,6 @@ DEVICE void mark_valid(Shared& s, u32 buffer, i32 row) {
 DEVICE u32 swizzled(u32 tile, u32 row, u32 chunk) { return tile * kTileBytes + row * 128 + ((chunk ^ (row & 7)) * 16); }
 
 // ---------------------------------------------------------------- FP8 rows
-// Four e4m3 values as two packed fp16 pairs, scaled.
-DEVICE void widen(u32 four, u32 scale, u32& pair0, u32& pair1) {
-  asm("{\n .reg .b16 low, high;\n .reg .b32 x, y;\n mov.b32 {low, high}, %2;\n cvt.rn.f16x2.e4m3x2 x, low;\n"
-      " cvt.rn.f16x2.e4m3x2 y, high;\n mul.rn.f16x2 %0, x, %3;\n mul.rn.f16x2 %1, y, %3;\n}\n"
-      : "=r"(pair0), "=r"(pair1)
-      : "r"(four), "r"(scale));
-}
-
 // A lane's share of a load: 16 values of one of two rows. Four lanes of each row make an octet, whose 16-byte stores
 // then reach all banks: the swizzle puts rows of different parity at chunks of different parity.
 constexpr u32 kPairs = kWarpRows / 2;  // loads of half a block, two rows each

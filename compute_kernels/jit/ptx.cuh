@@ -373,6 +373,14 @@ DEVICE uint4 fp16_of_bf16(uint4 v) {
   return make_uint4(x[0], x[1], x[2], x[3]);
 }
 
+// Four e4m3 values as two packed fp16 pairs, scaled.
+DEVICE void widen(u32 four, u32 scale, u32& pair0, u32& pair1) {
+  asm("{\n .reg .b16 low, high;\n .reg .b32 x, y;\n mov.b32 {low, high}, %2;\n cvt.rn.f16x2.e4m3x2 x, low;\n"
+      " cvt.rn.f16x2.e4m3x2 y, high;\n mul.rn.f16x2 %0, x, %3;\n mul.rn.f16x2 %1, y, %3;\n}\n"
+      : "=r"(pair0), "=r"(pair1)
+      : "r"(four), "r"(scale));
+}
+
 DEVICE float infinity() { return __int_as_float(0x7f800000); }
 
 DEVICE float exp2_fast(float x) {

@@ -1,0 +1,117 @@
+"""Kernels on the CPU, for tests: compiles a kernel's own source against `machine.h` and runs it on CPU tensors.
+
+`emulated` is a pytest fixture under which the public functions of `flash_mla` work without a GPU: they check, plan,
+launch and combine as they do on one, and only launches and tensor maps are replaced. It needs g++.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from threefs.compute_kernels.flash_mla import api, checks, dense_decode, fp8_api, gather_decode
+from threefs.compute_kernels.jit import KernelSource, Launch, driver
+
+HERE = Path(__file__).parent
+SMS = 8  # multiprocessors that the host's logic is told of: few, so that requests are split
+_FLAGS = ("-O1", "-std=c++20", "-w", "-fPIC", "-shared")
+# Names that kernels give to their dynamic shared memory.
+_ALIASES = ("-Wl,--defsym,memory=block_memory", "-Wl,--defsym,sFirst=block_memory")
+
+
+@lru_cache(maxsize=64)
+def _library(source: KernelSource) -> ctypes.CDLL:
+    """Compiled once: kept in the temporary folder by content, as the GPU's kernels are in their cache."""
+    own = "".join(path.read_text() for path in sorted(HERE.glob("*.*")) if path.suffix != ".py")
+    name = hashlib.sha256((source.fingerprint("emulator") + own + str(_FLAGS)).encode()).hexdigest()[:32]
+    target = Path(tempfile.gettempdir()) / f"threefs-emulated-{os.getuid()}" / f"{name}.so"
+    if not target.exists():
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        _compile(source, target)
+    return ctypes.CDLL(str(target))
+
+
+def _compile(source: KernelSource, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        kernel = Path(folder) / source.file.name
+        kernel.write_text(source.text.replace("extern __shared__", "extern"))
+        output = Path(folder) / "kernel.so"
+        macros = [f"-D{key}={value}" for key, value in source.constants]
+        names = [f'-DKERNEL="{kernel}"', f"-DENTRY={source.entry}"]
+        paths = ["-iquote", str(HERE), "-iquote", str(source.file.parent)]
+        command = ["g++", *_FLAGS, *macros, *names, *paths, str(HERE / "main.cpp"), "-o", str(output), *_ALIASES]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        output.replace(target)
+
+
+class EmulatedKernel:
+    """Takes the place of `LoadedKernel`."""
+
+    def __init__(self, source: KernelSource) -> None:
+        self._source, self._run = source, _library(source).run
+        self._run.restype = ctypes.c_char_p
+
+    def launch(self, launch: Launch, arguments: Sequence[Any], device: torch.device) -> None:
+        assert launch.cluster == 1, "clusters are not emulated: at most 64 query rows"
+        kept = [*arguments]
+        addresses = (ctypes.c_void_p * len(kept))(*map(ctypes.addressof, kept))
+
+        def run() -> None:
+            fault = self._run(*launch.grid, launch.threads, addresses, 1)
+            assert fault is None, f"{self._source.name}, {launch}: {fault.decode()}"
+
+        run()
+        if (launches := getattr(driver._recorder, "launches", None)) is not None:
+            launches.append(type("Launched", (), {"launch": staticmethod(run), "kept": kept}))
+
+
+class _Map(ctypes.Structure):
+    """`TensorMap` of ptx.cuh here."""
+
+    _fields_ = (
+        ("address", ctypes.c_uint64),
+        *((name, ctypes.c_uint32) for name in ("element", "rank", "swizzle")),
+        ("shape", ctypes.c_uint32 * 5),
+        ("box", ctypes.c_uint32 * 5),
+        ("strides", ctypes.c_uint64 * 5),
+        ("padding", ctypes.c_uint8 * 24),
+    )
+
+
+def _emulated_map(
+    tensor: torch.Tensor,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    box: tuple[int, ...],
+    *,
+    swizzle_bytes: int = 128,
+) -> _Map:
+    driver.check_map_geometry(tensor.data_ptr(), tensor.dtype, shape, strides, box, swizzle_bytes)
+    size = tensor.element_size()
+    found = _Map(address=tensor.data_ptr(), element=size, rank=len(shape), swizzle=swizzle_bytes)
+    found.shape[: len(shape)] = shape
+    found.box[: len(box)] = box
+    found.strides[: len(strides)] = [stride * size for stride in strides]
+    return found
+
+
+@pytest.fixture
+def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels run on the CPU; every call is set up anew."""
+    for module in (dense_decode, gather_decode):
+        monkeypatch.setattr(module, "loaded", EmulatedKernel)
+        if hasattr(module, "tensor_map"):
+            monkeypatch.setattr(module, "tensor_map", _emulated_map)
+    for module in (api, checks, fp8_api):
+        monkeypatch.setattr(module, "sms_of", lambda device: SMS)

@@ -1,0 +1,23 @@
+// A kernel as a shared library: -DKERNEL="file" -DENTRY=name. `run` returns what went wrong, or null.
+#include KERNEL
+
+#include <utility>
+
+template <typename... Parameters>
+void call_with(void (*kernel)(Parameters...), void** arguments) {
+  invoke(kernel, arguments, std::index_sequence_for<Parameters...>{});
+}
+void call_kernel(void** arguments) { call_with(&ENTRY, arguments); }
+
+extern "C" const char* run(u32 x, u32 y, u32 z, u32 threads, void** arguments, u32 seed) {
+  machine.dice.seed(seed);
+  machine.fault = nullptr;
+  machine.bulk.clear();
+  machine.grid = {x, y, z};
+  block_arguments = arguments;
+  for (u32 i = 0; i < x * y * z; ++i) {
+    machine.block = {i % x, i / x % y, i / x / y};
+    if (const char* fault = run_block(threads)) return fault;
+  }
+  return nullptr;
+}
