@@ -17,12 +17,8 @@
 #include <ucontext.h>
 #include <vector>
 
-using u8 = unsigned char;
-using u16 = unsigned short;
-using u32 = unsigned int;
-using u64 = unsigned long long;
-using i32 = int;
-using i64 = long long;
+#define DEVICE inline
+#include "plain.cuh"
 
 struct uint2 { u32 x, y; };
 struct alignas(16) uint4 { u32 x, y, z, w; };
@@ -141,8 +137,6 @@ inline u32 atomicMin(u32* at, u32 value) {
   if (value < before) *at = value;
   return before;
 }
-inline float __uint_as_float(u32 x) { return bits_as<float>(x); }
-inline float __int_as_float(i32 x) { return bits_as<float>(x); }
 inline uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
 inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
 inline int4 make_int4(i32 x, i32 y, i32 z, i32 w) { return {x, y, z, w}; }
@@ -189,14 +183,9 @@ inline void work_aside() {
   ++machine.progress;
 }
 
-template <typename... Parameters, std::size_t... kAt>
-void invoke(void (*kernel)(Parameters...), void** arguments, std::index_sequence<kAt...>) {
-  kernel(*static_cast<std::remove_reference_t<Parameters>*>(arguments[kAt])...);
-}
-
+void call_kernel(void** arguments);  // of main.cpp
 static void** block_arguments;
 static void run_thread() {
-  extern void call_kernel(void**);
   call_kernel(block_arguments);
   machine.done[machine.current] = true;
   pause();
