@@ -22,7 +22,7 @@ from threefs.compute_kernels.deep_gemm.checks import (
     check_groups,
     check_output,
 )
-from threefs.compute_kernels.deep_gemm.layout import ceil_div, contiguous_alignment, sms_limit, sms_of
+from threefs.compute_kernels.deep_gemm.layout import ceil_div, contiguous_alignment, set_addend, sms_limit, sms_of
 from threefs.compute_kernels.errors import InvalidInput
 from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, replay, tensor_map
 from threefs.compute_kernels.jit.driver import SHARED_MEMORY_BYTES_MAX
@@ -69,14 +69,16 @@ class Bf16Tiling:
 _FAMILIES = ((2, 256, 1.0), (2, 192, 1.05), (2, 128, 1.15), (2, 64, 1.5), (1, 256, 1.3), (1, 128, 1.5), (1, 64, 2.0))
 
 
+def _tile_count(m: int, n: int, block_m: int, block_n: int, layout: int, groups: int) -> int:
+    return ceil_div(m, block_m) * ceil_div(n, block_n) * (groups if layout in (_MASKED, _K_GROUPED) else 1)
+
+
 def choose_bf16(m: int, n: int, layout: int, num_sms: int, groups: int = 1) -> Bf16Tiling:
     """Fewest waves times area times the family's loss; contiguous groups need tiles of at most 128 rows."""
 
     def cost(family: tuple[int, int, float]) -> float:
         math_groups, block_n, loss = family
-        tiles = (
-            ceil_div(m, 64 * math_groups) * ceil_div(n, block_n) * (groups if layout in (_MASKED, _K_GROUPED) else 1)
-        )
+        tiles = _tile_count(m, n, 64 * math_groups, block_n, layout, groups)
         return ceil_div(tiles, num_sms) * math_groups * block_n * loss
 
     rows_max = contiguous_alignment() if layout == _CONTIGUOUS else 128
@@ -135,9 +137,7 @@ def _launch(
         if b_mn
         else tensor_map(b, (k, n * count), (k,), (_K_STEP, tiling.block_n))
     )
-    tiles = (
-        ceil_div(m, tiling.block_m) * (count if layout in (_MASKED, _K_GROUPED) else 1) * ceil_div(n, tiling.block_n)
-    )
+    tiles = _tile_count(m, n, tiling.block_m, tiling.block_n, layout, count)
     pointers = (out.data_ptr(), 0 if groups is None else groups.data_ptr())
     numbers = (m, n, k, count, max(2048 // tiling.block_m, 1))
     source = tiling.source(layout, a_mn=a_mn, b_mn=b_mn, out_float=out.dtype == torch.float32)
@@ -158,13 +158,10 @@ def _dense(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | 
         sms_of(a.device)
         if m == 0 or n == 0:
             return False
-        if d.dtype == torch.float32:  # the kernel adds to what is there
-            if c is None:
-                d.zero_()
-            elif c.data_ptr() != d.data_ptr():
-                d.copy_(c)
+        if d.dtype == torch.float32:
+            set_addend(d, c)
         _launch(_DENSE, a, b, d, None, a_mn, b_mn)
-        return d.dtype != torch.float32 or (c is not None and c.data_ptr() == d.data_ptr())
+        return d.dtype != torch.float32 or kept
 
     kept = c is not None and c.data_ptr() == d.data_ptr()
     replay.run(("bf16", a_mn, b_mn, c is None, kept, sms_limit()), (a, b, d), first_time)
@@ -249,11 +246,7 @@ def k_grouped_bf16_gemm_tn_contiguous(
     if c is not None:
         check_output(c, (len(ks), m, n), a.device, torch.float32)
     sms_of(a.device)
-
-    if c is None:
-        d.zero_()
-    elif c.data_ptr() != d.data_ptr():
-        d.copy_(c)
+    set_addend(d, c)
 
     def first_time() -> bool:
         _launch(_K_GROUPED, a, b, d, ks_tensor, True, True, len(ks))

@@ -23,6 +23,7 @@ from threefs.compute_kernels.deep_gemm.layout import (
     K_BLOCK,
     ceil_div,
     get_col_major_tma_aligned_tensor,
+    set_addend,
     sms_limit,
     sms_of,
 )
@@ -175,9 +176,7 @@ def k_grouped_fp8_gemm_nt_contiguous(
         raise InvalidInput(f"recipe is {recipe}; the weight gradient takes (1, 1, 128) only")
     if c is not None and c.data_ptr() != d.data_ptr():
         check_output(c, tuple(d.shape), d.device, torch.float32)
-        d.copy_(c)
-    elif c is None:
-        d.zero_()
+    set_addend(d, c)
     k_grouped_wgrad_gemm_fp8_fp8_fp32_nt(a, b, d, ks_cpu)
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "get_m_alignment_for_contiguous_layout",
     "get_num_sms",
     "get_tma_aligned_size",
+    "set_addend",
     "set_mk_alignment_for_contiguous_layout",
     "set_num_sms",
     "sms_limit",
@@ -90,6 +91,14 @@ def sms_of(device: torch.device) -> int:
         require_hopper(0)
         raise InvalidInput(f"lhs is on {device}; move the operands to the GPU")
     return min(get_num_sms(), require_hopper(device.index or 0))
+
+
+def set_addend(d: torch.Tensor, c: torch.Tensor | None) -> None:
+    """Put what a product is to be added to into `d`, where the kernels add: c, or zeros. Nothing if c is d already."""
+    if c is None:
+        d.zero_()
+    elif c.data_ptr() != d.data_ptr():
+        d.copy_(c)
 
 
 def get_col_major_tma_aligned_tensor(x: torch.Tensor) -> torch.Tensor:

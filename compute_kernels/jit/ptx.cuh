@@ -3,14 +3,9 @@
 // Everything here is valid for sm_90a only. No standard header is included, so that NVRTC needs no path.
 #pragma once
 
-using u8 = unsigned char;
-using u16 = unsigned short;
-using u32 = unsigned int;
-using u64 = unsigned long long;
-using i32 = int;
-using i64 = long long;
-
 #define DEVICE __device__ __forceinline__
+
+#include "plain.cuh"
 
 // The 128 bytes that cuTensorMapEncodeTiled fills on the host; kernels take it as a __grid_constant__.
 struct alignas(64) TensorMap {
@@ -179,7 +174,6 @@ DEVICE void tma_multicast_4d(const TensorMap* map, u64* barrier, void* destinati
 }
 
 // `bytes` (a multiple of 16) as they lie in global memory.
-// ---------------------------------------------------------------- instructions that only this kernel needs
 DEVICE void bulk_load(void* destination, const void* source, u32 bytes, u64* barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(smem_address(destination)),
                "l"(source), "r"(bytes), "r"(smem_address(barrier))
@@ -323,31 +317,6 @@ DEVICE float4 load_cluster_float4(u32 address, u32 rank) {
 }
 
 // ---------------------------------------------------------------- tensor cores
-// Descriptor of a K-major operand in rows of 128 bytes with the 128-byte swizzle: eight rows make an atom
-// of 1,024 bytes, and atoms follow each other. Advancing along K inside the row adds bytes to the start.
-DEVICE u64 k_major_descriptor(u32 address) {
-  constexpr u64 kSwizzle128 = 1ull << 62;
-  constexpr u64 kStride = u64(1024 >> 4) << 32;
-  constexpr u64 kLeading = u64(1) << 16;  // unused with this swizzle
-  return kSwizzle128 | kStride | kLeading | ((address & 0x3FFFF) >> 4);
-}
-
-// The same for rows of 64 or 32 bytes, with the swizzle of that width.
-template <u32 kRowBytes>
-DEVICE u64 narrow_descriptor(u32 address) {
-  static_assert(kRowBytes == 128 || kRowBytes == 64 || kRowBytes == 32, "width of a swizzle");
-  constexpr u64 kSwizzle = u64(kRowBytes == 128 ? 1 : kRowBytes == 64 ? 2 : 3) << 62;
-  return kSwizzle | (u64(8 * kRowBytes >> 4) << 32) | (u64(1) << 16) | ((address & 0x3FFFF) >> 4);
-}
-
-// Descriptor of an operand whose contiguous axis is N (the second one, "MN-major"), stored as boxes of 64
-// columns x rows of K with the 128-byte swizzle. Boxes lie `box_bytes` apart; eight rows of K are 1,024 bytes.
-DEVICE u64 mn_major_descriptor(u32 address, u32 box_bytes) {
-  constexpr u64 kSwizzle128 = 1ull << 62;
-  constexpr u64 kStride = u64(1024 >> 4) << 32;
-  return kSwizzle128 | kStride | (u64(box_bytes >> 4) << 16) | ((address & 0x3FFFF) >> 4);
-}
-
 DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int kPending>
@@ -456,13 +425,3 @@ DEVICE float log2_fast(float x) {
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-
-template <typename T>
-DEVICE constexpr T smaller(T a, T b) {
-  return a < b ? a : b;
-}
-template <typename T>
-DEVICE constexpr T larger(T a, T b) {
-  return a > b ? a : b;
-}
-DEVICE constexpr u32 ceil_div(u32 a, u32 b) { return (a + b - 1) / b; }

@@ -17,12 +17,8 @@
 #include <ucontext.h>
 #include <vector>
 
-using u8 = unsigned char;
-using u16 = unsigned short;
-using u32 = unsigned int;
-using u64 = unsigned long long;
-using i32 = int;
-using i64 = long long;
+#define DEVICE inline
+#include "plain.cuh"
 
 struct uint2 { u32 x, y; };
 struct alignas(16) uint4 { u32 x, y, z, w; };
@@ -200,14 +196,9 @@ inline void work_aside() {
   ++machine.progress;
 }
 
-template <typename... Parameters, std::size_t... kAt>
-void invoke(void (*kernel)(Parameters...), void** arguments, std::index_sequence<kAt...>) {
-  kernel(*static_cast<std::remove_reference_t<Parameters>*>(arguments[kAt])...);
-}
-
+void call_kernel(void** arguments);  // of main.cpp
 static void** block_arguments;
 static void run_thread() {
-  extern void call_kernel(void**);
   call_kernel(block_arguments);
   machine.done[machine.current] = true;
   pause();

@@ -3,9 +3,12 @@
 
 #include <utility>
 
+// The kernel with its arguments, each given by its address, as the driver takes them.
 template <typename... Parameters>
 void call_with(void (*kernel)(Parameters...), void** arguments) {
-  invoke(kernel, arguments, std::index_sequence_for<Parameters...>{});
+  [&]<std::size_t... kAt>(std::index_sequence<kAt...>) {
+    kernel(*static_cast<Parameters*>(arguments[kAt])...);
+  }(std::index_sequence_for<Parameters...>{});
 }
 void call_kernel(void** arguments) { call_with(&ENTRY, arguments); }
 

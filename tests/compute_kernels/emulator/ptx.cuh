@@ -2,7 +2,6 @@
 #pragma once
 #include "machine.h"
 
-#define DEVICE inline
 #define __global__
 #define __launch_bounds__(...)
 #define __grid_constant__
@@ -102,19 +101,17 @@ inline void bulk_load(void* destination, const void* source, u32 bytes, u64* bar
 }
 
 // ---------------------------------------------------------------- copies by threads
-inline void copy_16(u32 destination, const void* source, u32 bytes) {
-  u8* to = shared_at(destination, 16);
+inline void copy_16(void* destination, const void* source, u32 bytes) {
+  u8* to = shared_at(smem_address(destination), 16);
   if (machine.dice() % 64 == 0) pause();
   machine.copies[machine.current].push_back([=] { bytes ? memcpy(to, source, 16) : memset(to, 0, 16); });
 }
-inline void copy_16(void* destination, const void* source, u32 bytes) { copy_16(smem_address(destination), source, bytes); }
 inline void copies_arrive(u64* barrier) {
   machine.copies[machine.current].push_back([=] { barrier_arrive(barrier); });
 }
 inline void copies_wait() {
   await([] { return machine.copies[machine.current].empty(); });
 }
-inline void prefetch_l2(const void*, u32) {}
 inline void prefetch_line_l2(const void*) {}
 inline uint4 load_early(const void* source) { return *static_cast<const uint4*>(source); }
 inline void store_in_order(u32 address, uint4 v) { memcpy(shared_at(address, 16), &v, 16); }
@@ -151,9 +148,7 @@ inline void ldmatrix_x4_transposed(u32 address, u32 (&tiles)[4]) {
   });
 }
 
-// ---------------------------------------------------------------- descriptors and registers
-inline u64 k_major_descriptor(u32 address) { return u64(1) << 62 | u64(1024 >> 4) << 32 | (address & 0x3FFFF) >> 4; }
-inline u64 mn_major_descriptor(u32 address, u32 box_bytes) { return k_major_descriptor(address) | u64(box_bytes >> 4) << 16; }
+// ---------------------------------------------------------------- products and registers
 inline void wgmma_fence() {}
 inline void wgmma_commit() {}
 template <int kPending>
@@ -180,12 +175,6 @@ inline void let_next_kernel_start() {}
 inline float infinity() { return INFINITY; }
 inline float exp2_fast(float x) { return exp2f(x); }
 inline float log2_fast(float x) { return log2f(x); }
-template <typename T>
-constexpr T smaller(T a, T b) { return a < b ? a : b; }
-template <typename T>
-constexpr T larger(T a, T b) { return a > b ? a : b; }
-constexpr u32 ceil_div(u32 a, u32 b) { return (a + b - 1) / b; }
-
 inline float of_bf16(u32 x) { return bits_as<float>(x << 16); }
 inline u32 to_bf16(float f) {
   const u32 x = bits_as<u32>(f);

@@ -10,6 +10,7 @@ import random
 
 import pytest
 import torch
+from tests.compute_kernels.flash_mla.cases import check_close, check_lse, page_table, random_values
 
 from threefs.compute_kernels import flash_mla
 from threefs.compute_kernels.flash_mla.dense_decode import make_plan, reference_decode, reference_fixed_plan
@@ -24,33 +25,11 @@ def _seed() -> None:
 
 
 def _random(*shape: int) -> torch.Tensor:
-    return (torch.randn(*shape, device="cuda") / 10).clamp(-1, 1).to(torch.bfloat16)
-
-
-def _close(out: torch.Tensor, wanted: torch.Tensor, absolute: float, relative: float, cosine: float) -> None:
-    wide = out.double()
-    error = (wide - wanted).abs()
-    assert bool(((error < absolute) | (error < relative * wanted.abs())).all()), float(error.max())
-    norm = float((wide * wide + wanted * wanted).sum())
-    assert norm == 0 or 1 - 2 * float((wide * wanted).sum()) / norm < cosine
-
-
-def _close_lse(lse: torch.Tensor, wanted: torch.Tensor) -> None:
-    finite = torch.isfinite(wanted)
-    assert torch.equal(torch.isposinf(lse), torch.isposinf(wanted))
-    error, size = (lse.double() - wanted)[finite].abs(), wanted[finite].abs()
-    # 3e-6 where the original has 1e-6: the lse of one key is its score, here near 0, a float32 sum of 576 products.
-    assert bool(((error < 3e-6) | (error < 8.01 / 65536 * size)).all()), float(error.max())
+    return random_values(*shape, device="cuda")
 
 
 def _table(lengths: list[int], page: int) -> tuple[torch.Tensor, int]:
-    needed = [-(-length // page) for length in lengths]
-    table = torch.full((len(lengths), max(needed) + 1), 2**30, dtype=torch.int32)
-    order, at = torch.randperm(sum(needed) + 3), 0
-    for i, count in enumerate(needed):
-        table[i, :count] = order[at : at + count].int()
-        at += count
-    return table.cuda(), sum(needed) + 3
+    return page_table(lengths, page, "cuda")
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -72,8 +51,8 @@ def test_fp8_cache_in_order(heads: int, s_q: int, page: int, causal: bool) -> No
         for _ in range(2)
     ]
     assert torch.equal(results[0][0], results[1][0]), "the same bits each time"
-    _close(results[0][0], wanted, 1e-3, 2.01 / 128, 5e-6)
-    _close_lse(results[0][1], wanted_lse)
+    check_close(results[0][0], wanted, 1e-3, 2.01 / 128, 5e-6)
+    check_lse(results[0][1], wanted_lse)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +80,8 @@ def test_sparse_decode(batch: int, s_q: int, heads: int, sink: bool, s_k: int, t
         576**-0.5,
         sinks,
     )
-    _close(out.flatten(0, 1), wanted, 1e-3, 2.01 / 128, 5e-6)
-    _close_lse(lse.transpose(1, 2).flatten(0, 1), wanted_lse)
+    check_close(out.flatten(0, 1), wanted, 1e-3, 2.01 / 128, 5e-6)
+    check_lse(lse.transpose(1, 2).flatten(0, 1), wanted_lse)
 
 
 @pytest.mark.parametrize(("s_kv", "topk"), [(128, 128), (592, 128), (1521, 512), (95, 128), (114, 384), (700, 70)])
@@ -118,8 +97,8 @@ def test_sparse_prefill(s_q: int, heads: int, head: int, s_kv: int, topk: int) -
     assert torch.equal(out, again), "the same bits each time"
     counts = torch.full((s_q,), topk) if lengths is None else lengths
     wanted, wanted_top, wanted_lse = reference_sparse(q, kv[:, 0], indices[:, 0], counts, scale, sinks)
-    _close(out, wanted, 8e-4, 3.01 / 128, 7e-6)
-    _close_lse(lse, wanted_lse)
+    check_close(out, wanted, 8e-4, 3.01 / 128, 7e-6)
+    check_lse(lse, wanted_lse)
     seen = torch.isfinite(wanted_top)
     assert torch.equal(torch.isneginf(top), ~seen)
     assert bool(((top - wanted_top)[seen].abs() < 1e-6 + 2.01 / 65536 * wanted_top[seen].abs()).all())
@@ -151,8 +130,8 @@ def test_batch_invariant_bits(heads: int, s_q: int) -> None:
 
     out, lse = run(torch.arange(len(lengths), device="cuda"))
     wanted, wanted_lse = reference_decode(q, cache, table, lens, 576**-0.5, True)
-    _close(out, wanted, 8e-4, 2.01 / 128, 5e-6)
-    _close_lse(lse, wanted_lse)
+    check_close(out, wanted, 8e-4, 2.01 / 128, 5e-6)
+    check_lse(lse, wanted_lse)
     for i in range(len(lengths)):
         alone, lse_alone = run(torch.tensor([i], device="cuda"))
         among, lse_among = run(torch.tensor([3, i, 0, i, 5], device="cuda"))
