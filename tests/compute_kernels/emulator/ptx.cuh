@@ -101,8 +101,8 @@ inline void bulk_load(void* destination, const void* source, u32 bytes, u64* bar
 }
 
 // ---------------------------------------------------------------- copies by threads
-inline void copy_16(void* destination, const void* source, u32 bytes) {
-  u8* to = shared_at(smem_address(destination), 16);
+inline void copy_16(u32 destination, const void* source, u32 bytes) {
+  u8* to = shared_at(destination, 16);
   if (machine.dice() % 64 == 0) pause();
   machine.copies[machine.current].push_back([=] { bytes ? memcpy(to, source, 16) : memset(to, 0, 16); });
 }

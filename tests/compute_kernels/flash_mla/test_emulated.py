@@ -54,7 +54,7 @@ def _check(out: torch.Tensor, wanted: torch.Tensor, lse: torch.Tensor, wanted_ls
     ],
 )
 def test_fp8_pages(heads: int, s_q: int, page: int, lengths: list[int], causal: bool, scale: float) -> None:
-    table, blocks = _table(lengths, page)
+    table, blocks = page_table(lengths, page, "cpu")
     cache = flash_mla.quantise_pages(_random(blocks, page, 1, 576) * torch.exp2(-5 * torch.rand(blocks, page, 1, 1)))
     q, lens = _random(len(lengths), s_q, heads, 576), torch.tensor(lengths, dtype=torch.int32)
     wanted = reference_decode(q, flash_mla.dequantise_pages(cache), table, lens, scale, causal)
