@@ -1,9 +1,10 @@
 """Times the kernels on this machine: `python -m threefs.compute_kernels.bench [PART...]`.
 
 Each figure is the median over replays of a CUDA graph that flushes the L2 (a 512 MiB memset) before each call, less
-the time of a graph that only flushes; so it holds no host time. The two ceilings are measured first: a copy through
-memory, and cuBLAS's FP8 product with one scale a tensor. `original` is the time of DeepGEMM 340d988 or FlashMLA
-c2067be, measured the same way on an H200; another card needs its own.
+the time of a graph that only flushes; so it holds no host time. A pause before each figure keeps the power that one
+row draws from slowing the next. The two ceilings are measured first: a copy through memory, and cuBLAS's FP8 product
+with one scale a tensor. `original` is the time of DeepGEMM 340d988 or FlashMLA c2067be, measured the same way on an
+H200; another card needs its own.
 """
 
 from __future__ import annotations
