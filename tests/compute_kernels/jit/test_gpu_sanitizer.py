@@ -54,7 +54,7 @@ def test_attention_has_no_divergent_barriers(case: str) -> None:
     _check_clean("synccheck", case)
 
 
-@pytest.mark.parametrize("case", ["barriers-2", "barriers-3", "dense", "fp8", "sparse", "pages", "prefill"])
+@pytest.mark.parametrize("case", ["barriers-3", "dense", "fp8", "sparse", "pages", "prefill"])
 def test_no_races_but_those_that_arrivals_exclude(case: str) -> None:
     """With arrivals at barriers as waits: racecheck does not see what an arrival orders, and reports form 3 too."""
     _check_clean("racecheck", f"{case}-waiting")
