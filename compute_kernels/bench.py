@@ -1,9 +1,10 @@
 """Times the kernels on this machine: `python -m threefs.compute_kernels.bench [PART...]`.
 
 Each figure is the median over replays of a CUDA graph that flushes the L2 (a 512 MiB memset) before each call, less
-the time of a graph that only flushes; so it holds no host time. The two ceilings are measured first: a copy through
-memory, and cuBLAS's FP8 product with one scale a tensor. `original` is the time of DeepGEMM 340d988 or FlashMLA
-c2067be, measured the same way on an H200; another card needs its own.
+the time of a graph that only flushes; so it holds no host time. A pause before each figure keeps the power that one
+row draws from slowing the next. The two ceilings are measured first: a copy through memory, and cuBLAS's FP8 product
+with one scale a tensor. `original` is the time of DeepGEMM 340d988 or FlashMLA c2067be, measured the same way on an
+H200; another card needs its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -23,8 +23,16 @@ from pathlib import Path
 import torch
 
 from threefs.compute_kernels import deep_gemm, flash_mla
-from threefs.compute_kernels.bench_rows import bf16_rows, fp8_cache_rows, logits_rows, sparse_rows, wgrad_rows
-from threefs.compute_kernels.bench_timing import Row, row, timed
+from threefs.compute_kernels.bench_rows import (
+    bf16_rows,
+    fp8_cache_rows,
+    group_cost_rows,
+    launch_figures,
+    logits_rows,
+    sparse_rows,
+    wgrad_rows,
+)
+from threefs.compute_kernels.bench_timing import Row, host_time, row, timed
 from threefs.compute_kernels.deep_gemm.tilings import choose_dense
 from threefs.compute_kernels.jit import build, require_hopper
 
@@ -176,20 +184,15 @@ def start_figures() -> dict[str, float]:
             figures[name] = (time.perf_counter() - began) * 1000
         lhs, rhs = _operands(64, 2112, 7168)
         out = torch.empty(64, 2112, dtype=torch.bfloat16, device="cuda")
-        samples = []
-        for _ in range(20):
-            torch.cuda.synchronize()
-            began = time.perf_counter()
-            for _ in range(50):
-                deep_gemm.gemm_fp8_fp8_bf16_nt(lhs, rhs, out)
-            samples.append((time.perf_counter() - began) * 1e6 / 50)
-        figures["launch_us"] = statistics.median(samples)
+        figures["launch_us"] = host_time(lambda: deep_gemm.gemm_fp8_fp8_bf16_nt(lhs, rhs, out))
+        figures |= launch_figures()
     return figures
 
 
 _PARTS = {
     "gemm": gemm_rows,
     "grouped": grouped_rows,
+    "groups": group_cost_rows,
     "bf16": bf16_rows,
     "wgrad": wgrad_rows,
     "logits": logits_rows,

@@ -6,14 +6,23 @@ it stands as the original.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 
 from threefs.compute_kernels import deep_gemm, flash_mla
-from threefs.compute_kernels.bench_timing import Row, row, timed
+from threefs.compute_kernels.bench_timing import Row, host_time, row, timed
 
-__all__ = ["bf16_rows", "fp8_cache_rows", "logits_rows", "sparse_rows", "wgrad_rows"]
+__all__ = [
+    "bf16_rows",
+    "fp8_cache_rows",
+    "group_cost_rows",
+    "launch_figures",
+    "logits_rows",
+    "sparse_rows",
+    "wgrad_rows",
+]
 
 
 def _bf16(*shape: int) -> torch.Tensor:
@@ -90,10 +99,13 @@ def logits_rows() -> list[Row]:
 def fp8_cache_rows() -> list[Row]:
     """Dense decode over an FP8 cache; the original of a row is our own bf16 decode of the same shape."""
     rows = []
-    for batch, length, heads in ((128, 4096, 16), (128, 8192, 16), (128, 4096, 32), (128, 4096, 64), (128, 4096, 128)):
+    for batch, length, heads in (
+        *((128, length, heads) for heads in (16, 32, 64) for length in (4096, 8192)),
+        (128, 4096, 128),
+    ):
         blocks = batch * length // 64
         cache = _bf16(blocks, 64, 1, 576)
-        small = torch.cat([flash_mla.quantise_rows(part) for part in torch.split(cache, 2048)])
+        small = torch.cat([flash_mla.quantise_pages(part) for part in torch.split(cache, 2048)])
         q = _bf16(batch, 1, heads, 576) / 10
         table = torch.randperm(blocks, device="cuda").int().view(batch, -1)
         lens = torch.full((batch,), length, dtype=torch.int32, device="cuda")
@@ -106,7 +118,7 @@ def fp8_cache_rows() -> list[Row]:
             times.append(timed(call, 5, 3))
         keys = float(batch * length)
         rows.append(
-            row("mla fp8", f"b{batch} s{length} h{heads}", times[1], 2.0 * heads * keys * 1088, keys * 656, times[0])
+            row("mla fp8", f"b{batch} s{length} h{heads}", times[1], 2.0 * heads * keys * 1088, keys * 644, times[0])
         )
     return rows
 
@@ -142,3 +154,65 @@ def sparse_rows() -> list[Row]:
         shape = f"d{head} h{heads} k{topk} kv{s_kv}"
         rows.append(row("prefill", shape, timed(prefill, 3, 3), 2.0 * heads * keys * (head + 512), keys * 2 * head))
     return rows
+
+
+def _groups(groups: int, n: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    values, scales = deep_gemm.per_block_cast_to_fp8(torch.randn(groups * n, k, device="cuda"))
+    return values.view(groups, n, k), scales.view(groups, n // 128, -1)
+
+
+def group_cost_rows() -> list[Row]:
+    """What groups cost: contiguous ones against a dense product of as many operations, masked ones of which every other
+    is empty against the same rows without the empty groups. The latter stands as the original.
+    """
+    rows = []
+    for groups, m, n, k in ((4, 8192, 4096, 7168), (8, 4096, 7168, 2048)):
+        lhs, rhs = _fine(groups * m, k), _groups(groups, n, k)
+        out = torch.empty(groups * m, n, dtype=torch.bfloat16, device="cuda")
+        ids = torch.arange(groups, dtype=torch.int32, device="cuda").repeat_interleave(m)
+        one = (rhs[0][0].contiguous(), rhs[1][0].contiguous())
+        dense = timed(partial(deep_gemm.gemm_fp8_fp8_bf16_nt, lhs, one, out), 4)
+        us = timed(partial(deep_gemm.m_grouped_gemm_fp8_fp8_bf16_nt_contiguous, lhs, rhs, out, ids), 4)
+        bytes_ = float(groups * (m * k + n * k + 2 * m * n))
+        rows.append(row("vs dense", f"{groups}x{m}x{n}x{k}", us, 2.0 * groups * m * n * k, bytes_, dense))
+    for groups, m, n, k in ((8, 256, 4096, 7168), (8, 256, 7168, 2048), (64, 32, 4096, 7168)):
+        times = []
+        for step in (1, 2):  # all groups full; twice as many, of which every other is empty
+            values = torch.randn(groups * step * m, k, device="cuda")
+            flat, scale = deep_gemm.per_token_cast_to_fp8(values)
+            scales = deep_gemm.get_col_major_tma_aligned_tensor(scale.view(groups * step, m, -1))
+            rhs = _groups(groups * step, n, k)
+            out = torch.empty(groups * step, m, n, dtype=torch.bfloat16, device="cuda")
+            counts = torch.zeros(groups * step, dtype=torch.int32, device="cuda")
+            counts[::step] = m
+            lhs = (flat.view(groups * step, m, k), scales)
+            masked = deep_gemm.m_grouped_gemm_fp8_fp8_bf16_nt_masked
+            times.append(timed(partial(masked, lhs, rhs, out, counts, m), 4))
+        bytes_ = float(groups * (m * k + n * k + 2 * m * n))
+        rows.append(
+            row("half empty", f"{groups}+{groups}x{m}x{n}x{k}", times[1], 2.0 * groups * m * n * k, bytes_, times[0])
+        )
+    return rows
+
+
+def launch_figures() -> dict[str, float]:
+    """Microseconds of Python for a repeated call of each kind; decode makes two launches."""
+    lhs, rhs = _fine(64, 128), _groups(1, 256, 128)
+    out, sums = torch.empty(64, 256, dtype=torch.bfloat16, device="cuda"), torch.zeros(64, 64, device="cuda")
+    q, keys = (_bf16(*shape).to(torch.float8_e4m3fn) for shape in ((4, 1, 64, 128), (64, 128)))
+    ones, weights = torch.ones(64, device="cuda"), torch.ones(4, 64, device="cuda")
+    start = torch.zeros(4, dtype=torch.int32, device="cuda")
+    lens, table = start + 64, torch.arange(4, dtype=torch.int32, device="cuda").view(4, 1)
+    cache = torch.zeros(4, 64, 1, 132, dtype=torch.uint8, device="cuda")
+    meta = deep_gemm.get_paged_mqa_logits_metadata(lens, 64, 132)
+    query, latent = _bf16(4, 1, 64, 576), _bf16(4, 64, 1, 576)
+    plan, splits = flash_mla.get_mla_metadata(lens, 64, 1)
+    calls: dict[str, Callable[[], object]] = {
+        "dense": partial(deep_gemm.gemm_fp8_fp8_bf16_nt, lhs, (rhs[0][0], rhs[1][0]), out),
+        "weight_gradient": partial(deep_gemm.wgrad_gemm_fp8_fp8_fp32_nt, lhs, lhs, sums),
+        "logits": partial(deep_gemm.fp8_mqa_logits, q[:, 0], (keys, ones), weights, start, lens),
+        "paged_logits": partial(deep_gemm.fp8_paged_mqa_logits, q, cache, weights, lens, table, meta, 64),
+        "plan": partial(flash_mla.get_mla_metadata, lens, 64, 1),
+        "decode": partial(flash_mla.flash_mla_with_kvcache, query, latent, table, lens, 512, plan, splits),
+    }
+    return {f"{name}_call_us": host_time(call) for name, call in calls.items()}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-__all__ = ["Row", "row", "timed"]
+__all__ = ["Row", "host_time", "row", "timed"]
 
 _FLUSH_BYTES = 512 << 20
+_PAUSE_S = 0.5  # before each row: the card is warm, but not throttled by the row before (up to 15 % else)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def timed(call: Callable[[], object], calls: int = 8, replays: int = 5) -> float
         return graph
 
     with_call, without = capture(call), capture(lambda: None)
+    time.sleep(_PAUSE_S)
     samples: list[float] = []
     for _ in range(replays):
         marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(3)]  # type: ignore[no-untyped-call]
@@ -57,6 +60,18 @@ def timed(call: Callable[[], object], calls: int = 8, replays: int = 5) -> float
         torch.cuda.synchronize()
         difference = float(marks[0].elapsed_time(marks[1]) - marks[1].elapsed_time(marks[2]))
         samples.append(difference * 1000 / calls)
+    return statistics.median(samples)
+
+
+def host_time(call: Callable[[], object], calls: int = 50, rounds: int = 20) -> float:
+    """Microseconds that a call keeps Python: few enough calls a round that the launch queue never fills."""
+    samples: list[float] = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(calls):
+            call()
+        samples.append((time.perf_counter() - began) * 1e6 / calls)
     return statistics.median(samples)
 
 

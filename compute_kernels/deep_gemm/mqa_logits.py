@@ -12,6 +12,7 @@ Limits: h 16, 32 or 64; d 32, 64 or 128; page 64 in the paged form; at most 256 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -88,9 +89,13 @@ def _check_query(q: torch.Tensor, dims: int) -> tuple[int, int]:
     return heads, head_dim
 
 
-def _logits(queries: int, columns: int, device: torch.device) -> torch.Tensor:
-    """Rows padded to 16 bytes."""
-    return torch.empty(queries, ceil_div(columns, 4) * 4, dtype=torch.float32, device=device)[:, :columns]
+def _logits(queries: int, columns: int, device: torch.device) -> Callable[[], replay.Results]:
+    """Makes [queries, columns], its rows padded to 16 bytes."""
+    padded = ceil_div(columns, 4) * 4
+    new_empty = torch.empty(0, dtype=torch.float32, device=device).new_empty  # takes the fewest arguments
+    if padded == columns:  # a view costs as much as the memory
+        return lambda: (new_empty(queries, columns),)
+    return lambda: (new_empty(queries, padded)[:, :columns],)
 
 
 def fp8_mqa_logits(
@@ -107,38 +112,41 @@ def fp8_mqa_logits(
     With `clean_logits` what a query does not see is -infinity, else undefined. With `max_seqlen_k` the result is
     [s, max_seqlen_k], and each row begins at its first seen key.
     """
-    heads, head_dim = _check_query(q, 3)
-    s, (keys, scales), device = q.shape[0], kv, q.device
-    s_k = keys.shape[0]
-    if max_seqlen_k < 0:
-        raise InvalidInput(f"max_seqlen_k is {max_seqlen_k}; it must be 0 or more")
-    out = _logits(s, max_seqlen_k or s_k, device)
+    keys, scales = kv
 
-    def first_time() -> bool:
+    def prepare() -> replay.Work:
+        heads, head_dim = _check_query(q, 3)
+        s, s_k, device = q.shape[0], keys.shape[0], q.device
+        if max_seqlen_k < 0:
+            raise InvalidInput(f"max_seqlen_k is {max_seqlen_k}; it must be 0 or more")
         _check("q", q, torch.float8_e4m3fn, (s, heads, head_dim), device)
         _check("kv", keys, torch.float8_e4m3fn, (s_k, head_dim), device)
         _check("kv scales", scales, torch.float32, (s_k,), device)
         _check("weights", weights, torch.float32, (s, heads), device)
         _check("cu_seq_len_k_start", cu_seq_len_k_start, torch.int32, (s,), device)
         _check("cu_seq_len_k_end", cu_seq_len_k_end, torch.int32, (s,), device)
-        sms = sms_of(device)
-        if s == 0 or out.shape[1] == 0 or s_k == 0:
-            out.fill_(-torch.inf)
-            return False
-        _launch_plain(q, kv, weights, cu_seq_len_k_start, cu_seq_len_k_end, out, clean_logits, max_seqlen_k > 0, sms)
-        return True
+        sms, columns = sms_of(device), max_seqlen_k or s_k
 
-    tensors = (q, keys, scales, weights, cu_seq_len_k_start, cu_seq_len_k_end, out)
-    replay.run(("logits", clean_logits, max_seqlen_k > 0, sms_limit()), tensors, first_time)
-    return out
+        def launch(results: replay.Results) -> bool:
+            (out,) = results
+            if s == 0 or columns == 0 or s_k == 0:
+                out.fill_(-torch.inf)
+                return False
+            ranges = (cu_seq_len_k_start, cu_seq_len_k_end)
+            _launch_plain(q, kv, weights, ranges, out, clean_logits, max_seqlen_k > 0, sms)
+            return True
+
+        return replay.Work(_logits(s, columns, device), launch)
+
+    tensors = (q, keys, scales, weights, cu_seq_len_k_start, cu_seq_len_k_end)
+    return replay.run_allocating(("logits", clean_logits, max_seqlen_k, sms_limit()), tensors, prepare)[0]
 
 
 def _launch_plain(
     q: torch.Tensor,
     kv: tuple[torch.Tensor, torch.Tensor],
     weights: torch.Tensor,
-    cu_seq_len_k_start: torch.Tensor,
-    cu_seq_len_k_end: torch.Tensor,
+    ranges: tuple[torch.Tensor, torch.Tensor],
     out: torch.Tensor,
     clean: bool,
     compressed: bool,
@@ -147,7 +155,7 @@ def _launch_plain(
     """Queue the kernel; all is checked."""
     (s, heads, head_dim), (keys, scales), s_k = q.shape, kv, kv[0].shape[0]
     queries = _COLUMNS // heads
-    pointers = (weights, cu_seq_len_k_start, cu_seq_len_k_end)
+    pointers = (weights, *ranges)
     arguments = _Arguments(
         *(tensor.data_ptr() for tensor in pointers), 0, 0, out.data_ptr(),
         s, s_k, 0, 0, out.shape[1], out.stride(0), int(clean), int(compressed),
@@ -193,13 +201,12 @@ def fp8_paged_mqa_logits(
     The cache is uint8 [blocks, 64, 1, d + 4]; in memory a block is 64 x d values and then 64 float32 scales. Query n
     sees the keys before `context_lens - (next_n - 1 - n)`; with `clean_logits` the rest is -infinity, else undefined.
     """
-    heads, head_dim = _check_query(q, 4)
-    batch, next_n, device = q.shape[0], q.shape[1], q.device
-    if next_n * heads > _COLUMNS:
-        raise InvalidInput(f"next_n is {next_n} and there are {heads} heads; their product may be {_COLUMNS}")
-    out = _logits(batch * next_n, max_context_len, device)
 
-    def first_time() -> bool:
+    def prepare() -> replay.Work:
+        heads, head_dim = _check_query(q, 4)
+        batch, next_n, device = q.shape[0], q.shape[1], q.device
+        if next_n * heads > _COLUMNS:
+            raise InvalidInput(f"next_n is {next_n} and there are {heads} heads; their product may be {_COLUMNS}")
         blocks, parts = fused_kv_cache.shape[0], schedule_metadata.shape[0] - 1
         _check("q", q, torch.float8_e4m3fn, (batch, next_n, heads, head_dim), device)
         _check("fused_kv_cache", fused_kv_cache, torch.uint8, (blocks, _PAGE, 1, head_dim + 4), device)
@@ -208,32 +215,34 @@ def fp8_paged_mqa_logits(
         _check("block_table", block_table, torch.int32, (batch, block_table.shape[-1]), device)
         _check("schedule_metadata", schedule_metadata, torch.int32, (parts + 1, 2), device)
         sms_of(device)
-        if batch == 0 or max_context_len == 0:
-            return False
-        _launch_paged(q, fused_kv_cache, weights, context_lens, block_table, schedule_metadata, out, clean_logits)
-        return True
 
-    tensors = (q, fused_kv_cache, weights, context_lens, block_table, schedule_metadata, out)
-    replay.run(("paged logits", clean_logits), tensors, first_time)
-    return out
+        def launch(results: replay.Results) -> bool:
+            if batch and max_context_len:
+                tables = (context_lens, schedule_metadata, block_table)
+                _launch_paged(q, fused_kv_cache, weights, tables, results[0], clean_logits)
+            return True
+
+        return replay.Work(_logits(batch * next_n, max_context_len, device), launch)
+
+    tensors = (q, fused_kv_cache, weights, context_lens, block_table, schedule_metadata)
+    return replay.run_allocating(("paged logits", clean_logits, max_context_len), tensors, prepare)[0]
 
 
 def _launch_paged(
     q: torch.Tensor,
     fused_kv_cache: torch.Tensor,
     weights: torch.Tensor,
-    context_lens: torch.Tensor,
-    block_table: torch.Tensor,
-    schedule_metadata: torch.Tensor,
+    tables: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     out: torch.Tensor,
     clean: bool,
 ) -> None:
-    """Queue the kernel; all is checked."""
+    """Queue the kernel; all is checked. `tables`: lengths, schedule, pages."""
     (batch, next_n, heads, head_dim), blocks = q.shape, fused_kv_cache.shape[0]
-    pointers = (weights, None, context_lens, schedule_metadata, block_table, out)
+    lengths, schedule, pages = tables
+    pointers = (weights, None, lengths, schedule, pages, out)
     arguments = _Arguments(
         *(0 if tensor is None else tensor.data_ptr() for tensor in pointers),
-        batch * next_n, 0, batch, block_table.shape[1], out.shape[1], out.stride(0), int(clean), 0,
+        batch * next_n, 0, batch, pages.shape[1], out.shape[1], out.stride(0), int(clean), 0,
     )  # fmt: skip
     columns = _columns(heads, next_n)
     rows = batch * next_n * heads
@@ -243,7 +252,7 @@ def _launch_paged(
     map_k = tensor_map_at(fused_kv_cache.data_ptr(), torch.uint8, shape, (head_dim, page_bytes), box, head_dim)
     scales_at = fused_kv_cache.data_ptr() + _PAGE * head_dim
     map_scales = tensor_map_at(scales_at, torch.float32, (_PAGE, blocks), (page_bytes // 4,), (_PAGE, 1), 0)
-    launch = Launch((schedule_metadata.shape[0] - 1, 1, 1), 384, _shared_bytes(columns, head_dim))
+    launch = Launch((schedule.shape[0] - 1, 1, 1), 384, _shared_bytes(columns, head_dim))
     loaded(mqa_source(heads, next_n, head_dim, True)).launch(launch, (map_q, map_k, map_scales, arguments), q.device)
 
 

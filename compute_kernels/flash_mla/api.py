@@ -22,6 +22,7 @@ from threefs.compute_kernels.flash_mla.checks import (
 )
 from threefs.compute_kernels.flash_mla.dense_decode import HEAD, ROWS, decode, make_plan
 from threefs.compute_kernels.flash_mla.fp8_api import fp8_attention
+from threefs.compute_kernels.jit import replay
 
 __all__ = ["FlashMLASchedMeta", "flash_mla_with_kvcache", "get_mla_metadata"]
 
@@ -79,10 +80,12 @@ def flash_mla_with_kvcache(
     576 ** -0.5. `causal` lets the last query position see all keys. Entries of `block_table` past a request's length,
     and what the cache holds there, have no influence; not even NaN.
 
-    With `is_fp8_kvcache` the cache is (blocks, page, 1, 656) bytes (see `gather_decode`), q is bf16 and the plan is the
-    lazy object. With `indices` int32 (b, s_q, k) as well, query positions see the cache rows that their lists name
-    (page_index * page + offset; -1 is skipped), of which the first `topk_length` (b,) count; then the table and the
-    lengths are not used. `attn_sink` float32 (h_q,) scales out by exp(lse) / (exp(lse) + exp(sink)); FP8 caches only.
+    With `is_fp8_kvcache` the cache is bytes, q is bf16 and the plan is the lazy object. (blocks, page, 1, 644) as
+    `quantise_pages` makes it is the fast format of dense calls (see `fp8_decode`); (blocks, page, 1, 656) as
+    `quantise_rows` does is the original's for sparse ones (see `gather_decode`). With `indices` int32 (b, s_q, k) as
+    well, query positions see the cache rows that their lists name (page_index * page + offset; -1 is skipped), of which
+    the first `topk_length` (b,) count; then the table and the lengths are not used. `attn_sink` float32 (h_q,) scales
+    out by exp(lse) / (exp(lse) + exp(sink)); FP8 caches only.
     """
     scale = HEAD**-0.5 if softmax_scale is None else softmax_scale
     expect(0.0 < scale < float("inf"), lambda: f"softmax_scale is {scale}; it must be positive and finite")
@@ -98,13 +101,30 @@ def flash_mla_with_kvcache(
         expect(tensor is None, lambda name=name: f"{name} is given; it needs is_fp8_kvcache=True")  # type: ignore[misc]
     if block_table is None or cache_seqlens is None:
         raise InvalidInput("block_table and cache_seqlens are needed: only a call with indices goes without them")
-    shape = check_call(q, k_cache, block_table, cache_seqlens, head_dim_v)
-    sms = sms_of(q.device)
-    if isinstance(tile_scheduler_metadata, FlashMLASchedMeta):
-        expect(num_splits is None, lambda: "num_splits must be None with a lazy plan: the plan holds it")
-        fixed = tile_scheduler_metadata.batch_invariant
-        plan, splits = tile_scheduler_metadata.ready(cache_seqlens, shape, sms)
+    meta = tile_scheduler_metadata
+    if not isinstance(meta, FlashMLASchedMeta):
+        if num_splits is None:
+            raise InvalidInput("num_splits is None; pass both tensors that get_mla_metadata returned")
+        fixed, plan, splits, made_for = False, meta, num_splits, None
     else:
-        fixed, plan = False, tile_scheduler_metadata
-        splits = check_plan(plan, num_splits, shape, sms)
-    return decode(q, k_cache, block_table, cache_seqlens, plan, splits, scale, causal, fixed)
+        expect(num_splits is None, lambda: "num_splits must be None with a lazy plan: the plan holds it")
+        fixed = meta.batch_invariant
+        if meta.plan is not None and meta.splits is not None:
+            plan, splits = meta.plan, meta.splits
+        else:  # queued here, since what `prepare` queues is repeated
+            shape = check_call(q, k_cache, block_table, cache_seqlens, head_dim_v)
+            plan, splits = meta.ready(cache_seqlens, shape, sms_of(q.device))
+        made_for = meta.shape
+
+    def prepare() -> replay.Work:
+        shape = check_call(q, k_cache, block_table, cache_seqlens, head_dim_v)
+        sms = sms_of(q.device)
+        if isinstance(meta, FlashMLASchedMeta):
+            meta.ready(cache_seqlens, shape, sms)
+        else:
+            check_plan(plan, splits, shape, sms)
+        return decode(q, k_cache, block_table, cache_seqlens, plan, splits, scale, causal, fixed)
+
+    tensors = (q, k_cache, block_table, cache_seqlens, plan, splits)
+    results = replay.run_allocating(("decode", head_dim_v, scale, causal, fixed, made_for), tensors, prepare)
+    return results[0], results[1]

@@ -20,13 +20,12 @@
 //   PIECE    0: parts take what the plan gives; else requests are cut at multiples of so many blocks, whatever the batch
 //   WHOLE    1: no plan; blocks of the grid take whole requests by turns, and the largest logit is an output
 #pragma once
+#include "walk.cuh"
 #include "wgmma.cuh"
 
-constexpr u32 kRows = 64, kKeys = 64, kTiles = 9, kValueTiles = 8;  // a tile is 64 x 64 values, 128-byte swizzle
+constexpr u32 kRows = 64, kTiles = 9, kValueTiles = 8;  // a tile is 64 x 64 values, 128-byte swizzle
 constexpr u32 kTileBytes = 64 * 128, kBlockBytes = kTiles * kTileBytes;
 constexpr u32 kMathThreads = 256, kThreads = 384;
-constexpr u32 kPlanRow = 8;               // int32 values of a part's plan
-constexpr float kLn2 = 0.6931471805599453f, kLog2e = 1.4426950408889634f;
 constexpr float kSlack = 8.f;             // the kept maximum may lag by 2^8: no rescaling, no loss in bf16 or float32
 
 #if GATHER
@@ -59,68 +58,6 @@ struct alignas(1024) Shared {
 };
 
 static_assert(sizeof(Shared) <= 232448, "what a block may have");
-
-struct Arguments {
-  const i32* gPlan;       // [parts, 8]: first request, last request, first block, end block, first split
-  const i32* gSplits;     // [batch + 1]: running sum of splits
-  const i32* gLengths;    // [batch]
-  const i32* gPages;      // [batch, pages_max]
-  const float* gSink;     // [heads] or null: a logit that takes weight and gives no value
-  u16* gOut;              // [batch, s_q, heads, 512]
-  float* gLse;            // [batch, heads, s_q], natural log
-  float* gPartial;        // [slots, kv_heads, rows, 512] of requests that are split
-  float* gPartialLse;     // [slots, kv_heads, rows], base 2
-  float* gTop;            // WHOLE: [batch, heads, s_q], largest scaled logit
-  const u8* gCache;       // GATHER: rows of the cache
-  const i32* gIndices;    // GATHER by index: [batch, indices_stride]
-  float scale;            // softmax scale x log2 e
-  u32 batch, pages_max, page, rows, s_q, heads, kv_heads, causal;
-  u32 cache_rows, indices_stride;
-};
-
-// The stretch of one request that is worked on at a time.
-struct Segment {
-  u32 request, length, begin, end, slot;
-  bool split;
-};
-
-// What this block of the grid works on, one segment after another; loaders and math groups walk it alike.
-struct Walk {
-  i32 request, last;  // the rest of the plan is read again when needed: registers are scarce
-
-  DEVICE static const i32* row(const Arguments& p) { return p.gPlan + blockIdx.z * kPlanRow; }
-
-  DEVICE explicit Walk(const Arguments& p) {
-    request = WHOLE ? i32(blockIdx.z) - i32(gridDim.z) : __ldg(row(p)) - 1;
-    last = WHOLE ? i32(p.batch) - 1 : __ldg(row(p) + 1);
-  }
-
-  // Call it with the segment of the call before; the first time with begin = end = 0.
-  DEVICE bool next(const Arguments& p, Segment& s) {
-    if constexpr (WHOLE) {
-      request += gridDim.z;
-      if (request > last) return false;
-      s.request = request, s.length = __ldg(p.gLengths + request);
-      s.begin = 0, s.end = ceil_div(s.length, kKeys), s.slot = 0, s.split = false;
-      return true;
-    }
-    const i32 first = __ldg(row(p)), end_block = __ldg(row(p) + 3);
-    const bool more = PIECE > 0 && request >= first && s.end < (request == last ? end_block : ceil_div(s.length, kKeys));
-    if (!more && ++request > last) return false;
-    s.request = request;
-    s.length = __ldg(p.gLengths + request);
-    s.begin = more ? s.end : request == first ? __ldg(row(p) + 2) : 0;
-    s.end = request == last ? end_block : ceil_div(s.length, kKeys);
-    const i32 before = __ldg(p.gSplits + request);
-    s.split = __ldg(p.gSplits + request + 1) - before > 1;
-    s.slot = before + (request == first ? __ldg(row(p) + 4) : 0);
-    if constexpr (PIECE > 0) {
-      s.slot = before + s.begin / larger(PIECE, 1);
-      s.end = smaller(s.end, (s.begin / larger(PIECE, 1) + 1) * PIECE);
-    }
-    return true;
-  }
-};
 
 // ---------------------------------------------------------------- tensor-core steps
 #if HALF
@@ -399,7 +336,7 @@ DEVICE void store(const Arguments& p, Shared& s, u32 parity, const Output& rO, R
     __syncwarp();
   }
   if (segment.begin < segment.end) {
-    named_barrier_sync(kSums, kMathThreads);
+    named_barrier_sync_apart(kSums, kMathThreads);
     rows.sum[0] = sSum[0][row] + sSum[1][row];
     rows.sum[1] = sSum[0][row + 8] + sSum[1][row + 8];
 #if WHOLE
@@ -444,10 +381,15 @@ DEVICE void left_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, con
     release(&s.empty[0][0]);
     return;
   }
+#if !GATHER
   named_barrier_sync(kP1, kMathThreads);
+#endif
   wgmma_wait<0>();
   pin_registers(rO);
   release(&s.empty[0][0]);
+#if GATHER  // fetching by threads takes longer: they shall hear at once, not when the other group has its weights
+  named_barrier_sync(kP1, kMathThreads);
+#endif
 
   float after[2];
   read_max(after, s.sMax[1]);
@@ -513,7 +455,7 @@ DEVICE void convert_query(Shared& s) {
 #pragma unroll 2
   for (u32 i = threadIdx.x; i < QK_TILES * kTileBytes / 16; i += kMathThreads) sQ[i] = fp16_of_bf16(sQ[i]);
   fence_proxy_async();
-  named_barrier_sync(kQuery, kMathThreads);
+  named_barrier_sync_apart(kQuery, kMathThreads);
 }
 
 template <u32 kHalf>
@@ -543,6 +485,7 @@ DEVICE void attend(const Arguments& p, Shared& s) {
       if constexpr (kHalf == 0) left_pair(p, s, rO, rows, segment, block, parity);
       else right_pair(p, s, rO, rows, segment, block, parity);
     }
+    walk.look_ahead(p);  // not sooner: the fences of the products would wait for it
     store(p, s, parity.q, rO, rows, segment, kHalf);
   }
 }

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import ctypes
 from bisect import bisect_right
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, tensor_map
+from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, replay, tensor_map
 from threefs.compute_kernels.jit.driver import Argument, TensorMap
 
 __all__ = [
@@ -90,8 +91,7 @@ def combine_source(dtype: torch.dtype, teams: int, every: bool = False) -> Kerne
     return KernelSource(_FOLDER / "combine.cu", "mla_combine", constants)
 
 
-@dataclass(frozen=True)
-class DecodeShape:
+class DecodeShape(NamedTuple):
     """Everything about a call that its launches depend on."""
 
     batch: int
@@ -204,12 +204,19 @@ def make_plan(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Queue the plan: int32 [parts, 8] and the running sum of splits, int32 [batch + 1]. `fixed`: see plan_fixed.cu."""
     batch = lengths.shape[0]
-    plan = torch.empty(parts, PLAN_ROW, dtype=torch.int32, device=lengths.device)
-    splits = torch.empty(batch + 1, dtype=torch.int32, device=lengths.device)
-    arguments: list[Argument] = [ctypes.c_uint64(tensor.data_ptr()) for tensor in (lengths, plan, splits)]
-    arguments += [ctypes.c_int(batch), ctypes.c_int(parts)]
-    source = fixed_plan_source() if fixed else plan_source(overhead)
-    loaded(source).launch(Launch((1, 1, 1), 1024, (batch + parts + 1) * 4), arguments, lengths.device)
+
+    def launch(results: replay.Results) -> bool:
+        arguments: list[Argument] = [ctypes.c_uint64(tensor.data_ptr()) for tensor in (lengths, *results)]
+        arguments += [ctypes.c_int(batch), ctypes.c_int(parts)]
+        source = fixed_plan_source() if fixed else plan_source(overhead)
+        loaded(source).launch(Launch((1, 1, 1), 1024, (batch + parts + 1) * 4), arguments, lengths.device)
+        return True
+
+    def prepare() -> replay.Work:
+        new_empty = torch.empty(0, dtype=torch.int32, device=lengths.device).new_empty
+        return replay.Work(lambda: (new_empty(parts, PLAN_ROW), new_empty(batch + 1)), launch)
+
+    plan, splits = replay.run_allocating(("plan", parts, overhead, fixed), (lengths,), prepare)
     return plan, splits
 
 
@@ -238,24 +245,29 @@ def fold_query(q: torch.Tensor, shape: DecodeShape) -> torch.Tensor:
     return folded.reshape(shape.batch, shape.kv_heads, shape.rows, q.shape[-1])
 
 
-@dataclass(frozen=True)
-class Results:
-    """What a call writes: outputs, and partial outputs of requests that are split (`slots` of them at most)."""
+class Results(NamedTuple):
+    """What a call writes: outputs, and what it needs for partial outputs of requests that are split."""
 
     out: torch.Tensor
     lse: torch.Tensor
-    partial: torch.Tensor
-    partial_lse: torch.Tensor
+    partial: torch.Tensor  # float32 [slots, kv_heads, rows, 512], and behind it the lse of these rows
+
+    @property
+    def partial_lse(self) -> torch.Tensor:
+        return self.partial[self.partial.shape[0] // (VALUES + 1) * VALUES :]
+
+    @classmethod
+    def maker(cls, shape: DecodeShape, slots: int, dtype: torch.dtype, device: torch.device) -> Callable[[], Results]:
+        """Allocates the results of a call with `slots` partial outputs at most."""
+        batch, s_q, heads = shape.batch, shape.s_q, shape.heads
+        partial_values = slots * shape.kv_heads * shape.rows * (VALUES + 1)
+        new_out = torch.empty(0, dtype=dtype, device=device).new_empty  # takes the fewest arguments
+        new_float = torch.empty(0, dtype=torch.float32, device=device).new_empty
+        return lambda: cls(new_out(batch, s_q, heads, VALUES), new_float(batch, heads, s_q), new_float(partial_values))
 
     @classmethod
     def empty(cls, shape: DecodeShape, slots: int, dtype: torch.dtype, device: torch.device) -> Results:
-        batch, s_q, heads = shape.batch, shape.s_q, shape.heads
-        return cls(
-            torch.empty(batch, s_q, heads, VALUES, dtype=dtype, device=device),
-            torch.empty(batch, heads, s_q, dtype=torch.float32, device=device),
-            torch.empty(slots, shape.kv_heads, shape.rows, VALUES, dtype=torch.float32, device=device),
-            torch.empty(slots, shape.kv_heads, shape.rows, dtype=torch.float32, device=device),
-        )
+        return cls.maker(shape, slots, dtype, device)()
 
 
 def query_map(q: torch.Tensor, shape: DecodeShape) -> tuple[torch.Tensor, TensorMap]:
@@ -297,34 +309,38 @@ def decode(
     scale: float,
     causal: bool,
     fixed: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queue attention and combination. Arguments are checked; `fixed` if the plan is the batch-invariant one."""
+) -> replay.Work:
+    """Attention and combination. Arguments are checked; `fixed` if the plan is the batch-invariant one."""
     batch, s_q, heads, _ = q.shape
     shape = DecodeShape(batch, s_q, heads, cache.shape[2], cache.shape[1])
     parts = plan.shape[0]
     slots = slots_of(shape, parts, pages.shape[1] * shape.page, fixed)
-    results = Results.empty(shape, slots, q.dtype, q.device)
-    _folded, map_q = query_map(q, shape)
     box = min(shape.page, KEYS // shape.cluster)
-    map_k = tensor_map(
-        cache,
-        (HEAD, shape.kv_heads, shape.page, cache.shape[0]),
-        (cache.stride(2), cache.stride(1), cache.stride(0)),
-        (64, 1, box, 1),
-    )
-    tensors = (results.out, results.lse, results.partial, results.partial_lse)
-    arguments = Arguments(
-        *(tensor.data_ptr() for tensor in (plan, splits, lengths, pages)), 0,
-        *(tensor.data_ptr() for tensor in tensors), 0, 0, 0,
-        scale * LOG2_E, batch,
-        pages.stride(0), shape.page, shape.rows, s_q, heads, shape.kv_heads, int(causal and s_q > 1), 0, 0,
-    )  # fmt: skip
-    launch = Launch((shape.row_tiles, shape.kv_heads, parts), 384, SHARED_BYTES, shape.cluster)
-    source = decode_source(shape.cluster, box, q.dtype, PIECE_BLOCKS if fixed else 0)
-    loaded(source).launch(launch, (map_q, map_k, arguments), q.device)
-    if parts > 1 or fixed:
-        launch_combine(shape, plan, splits, results, 0, every=fixed)
-    return results.out, results.lse
+
+    def launch(made: replay.Results) -> bool:
+        results = Results(*made)
+        folded, map_q = query_map(q, shape)
+        map_k = tensor_map(
+            cache,
+            (HEAD, shape.kv_heads, shape.page, cache.shape[0]),
+            (cache.stride(2), cache.stride(1), cache.stride(0)),
+            (64, 1, box, 1),
+        )
+        tensors = (results.out, results.lse, results.partial, results.partial_lse)
+        arguments = Arguments(
+            *(tensor.data_ptr() for tensor in (plan, splits, lengths, pages)), 0,
+            *(tensor.data_ptr() for tensor in tensors), 0, 0, 0,
+            scale * LOG2_E, batch,
+            pages.stride(0), shape.page, shape.rows, s_q, heads, shape.kv_heads, int(causal and s_q > 1), 0, 0,
+        )  # fmt: skip
+        grid = Launch((shape.row_tiles, shape.kv_heads, parts), 384, SHARED_BYTES, shape.cluster)
+        source = decode_source(shape.cluster, box, q.dtype, PIECE_BLOCKS if fixed else 0)
+        loaded(source).launch(grid, (map_q, map_k, arguments), q.device)
+        if parts > 1 or fixed:
+            launch_combine(shape, plan, splits, results, 0, every=fixed)
+        return folded.data_ptr() == q.data_ptr()
+
+    return replay.Work(Results.maker(shape, slots, q.dtype, q.device), launch)
 
 
 def reference_decode(

@@ -1,4 +1,4 @@
-"""The public side of `gather_decode`: FP8 caches and sparse prefill. Check, plan, launch."""
+"""The public side of `fp8_decode` and `gather_decode`: FP8 caches and sparse prefill. Check, plan, launch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from threefs.compute_kernels.errors import InvalidInput
 from threefs.compute_kernels.flash_mla.checks import FlashMLASchedMeta, check_lengths, check_tensor, expect, sms_of
 from threefs.compute_kernels.flash_mla.dense_decode import HEAD, VALUES, DecodeShape
+from threefs.compute_kernels.flash_mla.fp8_decode import FP8_KEY, decode_fp8_dense
 from threefs.compute_kernels.flash_mla.gather_decode import FP8_ROW, decode_fp8, prefill
 
 __all__ = ["flash_mla_sparse_fwd", "fp8_attention"]
@@ -25,11 +26,20 @@ def _check_fp8_call(q: torch.Tensor, cache: torch.Tensor, head_dim_v: int) -> No
     )
     expect(
         cache.dim() == 4
-        and cache.shape[2:] == (1, FP8_ROW)
+        and cache.shape[2] == 1
+        and cache.shape[3] in (FP8_KEY, FP8_ROW)
         and cache.shape[0] > 0
         and cache.is_contiguous()
         and cache.data_ptr() % 16 == 0,
-        lambda: f"k_cache has shape {tuple(cache.shape)}; it must be contiguous (blocks, page, 1, {FP8_ROW})",
+        lambda: (
+            f"k_cache has shape {tuple(cache.shape)}; it must be contiguous (blocks, page, 1, {FP8_KEY}) as "
+            f"quantise_pages makes it, or (blocks, page, 1, {FP8_ROW}) as quantise_rows does"
+        ),
+    )
+    page = cache.shape[1]
+    expect(
+        cache.shape[3] == FP8_ROW or (page >= 16 and page & (page - 1) == 0),
+        lambda: f"the page size is {page}; with {FP8_KEY} bytes a key it must be a power of two from 16",
     )
     expect(cache.device == q.device, lambda: f"k_cache is on {cache.device} and q on {q.device}; use one device")
 
@@ -50,7 +60,12 @@ def fp8_attention(
     """The FP8 half of `flash_mla_with_kvcache`."""
     _check_fp8_call(q, cache, head_dim_v)
     batch, s_q, heads, _ = q.shape
-    expect(not meta.batch_invariant, lambda: "batch_invariant is for bf16 and fp16 caches")
+    by_page = cache.shape[3] == FP8_KEY
+    expect(not by_page or indices is None, lambda: f"indices go with {FP8_ROW} bytes a key; see quantise_rows")
+    expect(
+        by_page or not meta.batch_invariant,
+        lambda: f"batch_invariant is for bf16 and fp16 caches, and {FP8_KEY} bytes a key; see quantise_pages",
+    )
     if sink is not None:
         check_tensor("attn_sink", sink, torch.float32, (heads,), q.device)
     if indices is None:
@@ -61,6 +76,9 @@ def fp8_attention(
         check_tensor("cache_seqlens", lengths, torch.int32, (batch,), q.device)
         check_tensor("block_table", table, torch.int32, (batch, table.shape[-1]), q.device)
         plan, splits = meta.ready(lengths, DecodeShape(batch, s_q, heads, 1, cache.shape[1]), sms_of(q.device))
+        if by_page:
+            fixed = meta.batch_invariant
+            return decode_fp8_dense(q, cache, table, lengths, plan, splits, scale, causal, sink, fixed)
         return decode_fp8(q, cache, table, None, lengths, plan, splits, scale, causal, sink)
     expect(not causal, lambda: "causal is set; a sparse call sees what its indices name, pass causal=False")
     topk = indices.shape[-1]

@@ -30,6 +30,31 @@ struct Step {
   DEVICE u32 buffer() const { return code & 1; }
 };
 
+// What names a key's row, on its way: nothing may be computed from it before `row`, or its latency is waited for.
+struct Pick {
+  static constexpr u32 kAhead = 4 * kKeys;  // indices come from memory this early, then from the L2
+
+  i32 value;   // page or index
+  u32 offset;  // of the row in the page
+
+  DEVICE void fetch(const Arguments& p, u32 request, u32 length, u32 key) {
+    if constexpr (SOURCE == kPaged) {
+      value = __ldg(p.gPages + u64(request) * p.pages_max + key / p.page);
+      offset = key % p.page;
+    } else {
+      const i32* gKey = p.gIndices + u64(request) * p.indices_stride + key;
+      value = __ldg(gKey);
+      if (SOURCE == kSparse && key + kAhead < length) prefetch_line_l2(gKey + kAhead);
+    }
+  }
+
+  // -1: the key does not count.
+  DEVICE i32 row(const Arguments& p) const {
+    if constexpr (SOURCE == kPaged) return value < 0 ? -1 : value * i32(p.page) + i32(offset);
+    return u32(value) < p.cache_rows ? value : -1;
+  }
+};
+
 struct Cursor {
   Walk walk;
   Segment segment{};
@@ -43,25 +68,20 @@ struct Cursor {
         block = ~0u;
         return;
       }
+      walk.look_ahead(p);
     } while (segment.begin >= segment.end);
     block = segment.begin;
   }
 
-  // The block at hand, and in lane i < 16 the cache row of the warp's key i or -1; then moves on.
-  DEVICE Step take(const Arguments& p, i32& row) {
-    row = -1;
+  // The block at hand, and in lane i < 16 what names the row of the warp's key i; then moves on.
+  DEVICE Step take(const Arguments& p, Pick& pick) {
+    pick.value = -1;
     if (block == ~0u) return Step{~0u};
     const Step step{segment.request * 4 + (block == segment.begin ? 2 : 0) + (block - segment.begin) % 2};
+    const u32 request = segment.request, length = segment.length;
     const u32 key = block * kKeys + (threadIdx.x / 32 - 8) * kWarpRows + lane_index() % kWarpRows;
-    if (key < segment.length) {
-      if constexpr (SOURCE == kPaged) {
-        row = __ldg(p.gPages + u64(segment.request) * p.pages_max + key / p.page) * i32(p.page) + i32(key % p.page);
-      } else {
-        row = __ldg(p.gIndices + u64(segment.request) * p.indices_stride + key);
-        if (u32(row) >= p.cache_rows) row = -1;
-      }
-    }
-    if (++block >= segment.end) find(p);
+    if (++block >= segment.end) find(p);  // first: what it waits for would else wait for the load below too
+    if (key < length) pick.fetch(p, request, length, key);
     return step;
   }
 };
@@ -152,10 +172,12 @@ DEVICE void load_fp8(const Arguments& p, Shared& s, const TensorMap& map_q) {
   const u32 place = place_of_lane(s, warp);
   u32 parity = 3, parity_q = 1;  // of both buffers, a bit each
   Cursor cursor(p);
-  i32 row;
-  Step step = cursor.take(p, row);
+  Pick pick;
+  Step step = cursor.take(p, pick);
+  i32 row = pick.row(p);
   u32 valid = __ballot_sync(0xffffffffu, row >= 0), at = larger(row, 0);
-  Step next = cursor.take(p, row);
+  Step next = cursor.take(p, pick);
+  row = pick.row(p);
   u32 valid_next = __ballot_sync(0xffffffffu, row >= 0), at_next = larger(row, 0);
   prefetch_rows(p, at_next);
   uint4 values[kPairs];
@@ -164,7 +186,7 @@ DEVICE void load_fp8(const Arguments& p, Shared& s, const TensorMap& map_q) {
   for (u32 i = 0; i < kPairs; ++i) values[i] = load_early(row_address<kFp8Row>(gLane, __shfl_sync(0xffffffffu, at, 2 * i + odd)));
   float scale = fetch_scale(p, at, 0);
   while (step.valid()) {
-    const Step later = cursor.take(p, row);
+    Step later{~0u};
     if (step.first() && warp == 0 && lane == 0) load_query(s, map_q, step.request(), parity_q);
     __syncwarp();
 #pragma unroll 1
@@ -187,53 +209,74 @@ DEVICE void load_fp8(const Arguments& p, Shared& s, const TensorMap& map_q) {
       for (u32 i = 0; i < kPairs; ++i)
         values[i] = load_early(row_address<kFp8Row>(gFrom, __shfl_sync(0xffffffffu, from, 2 * i + odd)));
       scale = fetch_scale(p, from, 1 - half);
-      if (half == 0) rotary.fetch(p, at);
+      if (half == 0) {
+        rotary.fetch(p, at);
+        later = cursor.take(p, pick);  // here, beside the rows: all these loads are waited for together
+      }
     }
     parity ^= 1 << step.buffer();
     step = next, next = later;
     valid = valid_next, at = at_next;
+    row = pick.row(p);
     valid_next = __ballot_sync(0xffffffffu, row >= 0), at_next = larger(row, 0);
     prefetch_rows(p, at_next);
   }
 }
 
 // ---------------------------------------------------------------- bf16 rows
+// Eight lanes bring a row, 128 bytes an instruction, and a lane has four of its warp's sixteen rows. So the addresses of
+// a block are known before its buffer becomes free; then an instruction a copy is left.
+constexpr u32 kLaneRows = kWarpRows / 4;
+
+struct RowsOfLane {
+  const u8* gRow[kLaneRows];
+  u32 bytes[kLaneRows];  // 16, or 0: zeros
+
+  DEVICE void find(const u8* gLane, i32 row) {
+#pragma unroll
+    for (u32 i = 0; i < kLaneRows; ++i) {
+      const i32 at = __shfl_sync(0xffffffffu, row, i * 4 + lane_index() / 8);
+      gRow[i] = row_address<QK_TILES * 128>(gLane, larger(at, 0));
+      bytes[i] = at < 0 ? 0 : 16;
+    }
+  }
+
+  // Tile `tile` of these rows. Rows four apart lie in chunks four apart: the swizzle.
+  DEVICE void copy(u32 place, u32 tile) const {
+#pragma unroll
+    for (u32 i = 0; i < kLaneRows; ++i)
+      copy_16((place ^ (i % 2 * 64)) + tile * kTileBytes + i * 512, gRow[i] + tile * 128, bytes[i]);
+  }
+};
+
 DEVICE void load_bf16(const Arguments& p, Shared& s, const TensorMap& map_q) {
-  constexpr u32 kRowBytes = QK_TILES * 128;
   const u32 warp = threadIdx.x / 32 % 4, lane = lane_index();
+  const u8* gLane = p.gCache + lane % 8 * 16;
+  const u32 place = smem_address(s.sK) + swizzled(0, warp * kWarpRows + lane / 8, lane % 8);
   u32 parity = 3, parity_q = 1;  // of both buffers, a bit each
   Cursor cursor(p);
-  i32 row;
-  Step step = cursor.take(p, row);
+  Pick pick;
+  Step step = cursor.take(p, pick);
   while (step.valid()) {
-    i32 row_next;
-    const Step next = cursor.take(p, row_next);
+    Pick pick_next;
+    const Step next = cursor.take(p, pick_next);
     if (step.first() && warp == 0 && lane == 0) load_query(s, map_q, step.request(), parity_q);
-    u8* sK = s.sK[step.buffer()][0];
+    __syncwarp();
+    const i32 row = pick.row(p);
+    RowsOfLane rows;
+    rows.find(gLane, row);
+    const u32 to = place + step.buffer() * kBlockBytes;
 #pragma unroll
     for (u32 half = 0; half < 2; ++half) {
       barrier_wait(&s.empty[step.buffer()][half], parity >> step.buffer() & 1);
       if (half == 0) mark_valid(s, step.buffer(), row);
-#pragma unroll 4
-      for (u32 i = 0; i < kWarpRows; ++i) {
-        const i32 at = __shfl_sync(0xffffffffu, row, i);
-        const u8* gRow = p.gCache + u64(u32(larger(at, 0))) * kRowBytes;
-        const u32 piece = half * 32 + lane, bytes = at < 0 ? 0 : 16;
-        copy_16(sK + swizzled(piece / 8, warp * kWarpRows + i, piece % 8), gRow + piece * 16, bytes);
-      }
-      if (half == 0 && QK_TILES > kValueTiles) {
 #pragma unroll
-        for (u32 i = 0; i < 4; ++i) {
-          const u32 r = i * 4 + lane / 8;
-          const i32 at = __shfl_sync(0xffffffffu, row, r);
-          copy_16(sK + swizzled(kValueTiles, warp * kWarpRows + r, lane % 8),
-                  p.gCache + u64(u32(larger(at, 0))) * kRowBytes + 1024 + lane % 8 * 16, at < 0 ? 0 : 16);
-        }
-      }
+      for (u32 t = 0; t < 4; ++t) rows.copy(to, half * 4 + t);
+      if (half == 0 && QK_TILES > kValueTiles) rows.copy(to, kValueTiles);
       copies_arrive(&s.full[step.buffer()][half]);
     }
     parity ^= 1 << step.buffer();
-    step = next, row = row_next;
+    step = next, pick = pick_next;
   }
   copies_wait();
 }

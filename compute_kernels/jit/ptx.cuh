@@ -80,7 +80,28 @@ DEVICE void named_barrier_sync(u32 id, u32 threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// For warps that wait in different branches: `bar.sync` promises that all who wait execute the same instruction, and
+// compute-sanitizer reports those who do not as divergent. One waiting side and one that arrives needs no such promise.
+DEVICE void named_barrier_sync_apart(u32 id, u32 threads) {
+  asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// Whether `mine` holds in any of the threads.
+DEVICE bool named_barrier_any(u32 id, u32 threads, bool mine) {
+  u32 found;
+  asm volatile("{\n .reg .pred p, q;\n setp.ne.u32 p, %1, 0;\n bar.red.or.pred q, %2, %3, p;\n selp.u32 %0, 1, 0, q;\n}\n"
+               : "=r"(found)
+               : "r"(u32(mine)), "r"(id), "r"(threads)
+               : "memory");
+  return found != 0;
+}
+
+// With ARRIVALS_WAIT, a constant for compute-sanitizer alone, a wait: racecheck does not see what an arrival orders.
 DEVICE void named_barrier_arrive(u32 id, u32 threads) {
+#ifdef ARRIVALS_WAIT
+  named_barrier_sync_apart(id, threads);
+  return;
+#endif
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
@@ -157,6 +178,13 @@ DEVICE void tma_multicast_4d(const TensorMap* map, u64* barrier, void* destinati
       : "memory");
 }
 
+// `bytes` (a multiple of 16) as they lie in global memory.
+DEVICE void bulk_load(void* destination, const void* source, u32 bytes, u64* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(smem_address(destination)),
+               "l"(source), "r"(bytes), "r"(smem_address(barrier))
+               : "memory");
+}
+
 // Adds a box of floats in shared memory to global memory; belongs to the thread's next bulk group.
 DEVICE void add_tile_3d(const TensorMap* map, u32 source, i32 x, i32 y, i32 z) {
   asm volatile("cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(
@@ -184,9 +212,8 @@ DEVICE void bulk_wait_all() { asm volatile("cp.async.bulk.wait_group 0;" ::: "me
 
 // ---------------------------------------------------------------- copies by threads
 // 16 bytes from global to shared memory without a register; `bytes` 0 writes zeros. Asynchronous.
-DEVICE void copy_16(void* destination, const void* source, u32 bytes) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(smem_address(destination)), "l"(source),
-               "r"(bytes)
+DEVICE void copy_16(u32 destination, const void* source, u32 bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(destination), "l"(source), "r"(bytes)
                : "memory");
 }
 
@@ -230,6 +257,18 @@ DEVICE void stmatrix_x2(u32 address, u32 a, u32 b) {
 DEVICE void ldmatrix_x4(u32 address, u32& a, u32& b, u32& c, u32& d) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
+               : "r"(address)
+               : "memory");
+}
+
+DEVICE void stmatrix_x4_transposed(u32 address, u32 a, u32 b, u32 c, u32 d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d)
+               : "memory");
+}
+
+DEVICE void ldmatrix_x4_transposed(u32 address, u32 (&m)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
                : "r"(address)
                : "memory");
 }
@@ -341,6 +380,33 @@ DEVICE uint4 fp16_of_bf16(uint4 v) {
 #pragma unroll
   for (u32 i = 0; i < 4; ++i) x[i] = pack_fp16(__uint_as_float(x[i] << 16), __uint_as_float(x[i] & 0xffff0000u));
   return make_uint4(x[0], x[1], x[2], x[3]);
+}
+
+// Two floats as e4m3, the first in the low byte; and back, as two fp16.
+DEVICE u16 pack_e4m3(float low, float high) {
+  u16 packed;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+DEVICE u32 fp16_of_e4m3(u16 packed) {
+  u32 wide;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(wide) : "h"(packed));
+  return wide;
+}
+DEVICE u16 e4m3_of_fp16(u32 wide) {
+  u16 packed;
+  asm("cvt.rn.satfinite.e4m3x2.f16x2 %0, %1;" : "=h"(packed) : "r"(wide));
+  return packed;
+}
+DEVICE u32 subtract_fp16(u32 a, u32 b) {
+  u32 difference;
+  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(difference) : "r"(a), "r"(b));
+  return difference;
+}
+DEVICE u32 multiply_fp16(u32 a, u32 b) {
+  u32 product;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+  return product;
 }
 
 // Four e4m3 values as two packed fp16 pairs, scaled.

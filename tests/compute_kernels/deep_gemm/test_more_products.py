@@ -16,7 +16,7 @@ from threefs.compute_kernels.deep_gemm.fp8_wgrad import reference_wgrad, wgrad_s
 from threefs.compute_kernels.deep_gemm.mqa_logits import mqa_source, reference_mqa_logits
 from threefs.compute_kernels.deep_gemm.tilings import choose_contiguous
 from threefs.compute_kernels.errors import DeviceUnavailable, InvalidInput
-from threefs.compute_kernels.jit import driver, replay, sass
+from threefs.compute_kernels.jit import sass
 from threefs.compute_kernels.jit.driver import SHARED_MEMORY_BYTES_MAX
 
 pytestmark = pytest.mark.kernels
@@ -148,38 +148,6 @@ def test_without_a_gpu_correct_calls_say_what_is_missing() -> None:
     for call in calls:
         with pytest.raises(DeviceUnavailable, match="no CUDA device is visible"):
             call()
-
-
-class _Launches:
-    """Stands for the driver: counts."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def launch(self) -> None:
-        self.count += 1
-
-
-def test_only_equal_calls_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "_prepared", {})
-    launches, calls = _Launches(), []
-    x, y = torch.zeros(4, 4), torch.zeros(4, 4)
-
-    def run(kind: str, tensor: torch.Tensor, repeatable: bool) -> None:
-        def first_time() -> bool:
-            calls.append(kind)
-            recorded = driver._recorder.launches
-            recorded.append(launches)
-            return repeatable
-
-        replay.run(kind, (tensor,), first_time)
-
-    for tensor in (x, x, y, x.t()):
-        run("a", tensor, True)
-    assert (len(calls), launches.count) == (3, 1)
-    run("b", x, False)
-    run("b", x, False)
-    assert (len(calls), launches.count) == (5, 1), "a call that needed a tensor of its own is not repeated"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from threefs.compute_kernels.flash_mla import api, dense_decode, fp8_api, gather_decode
+from threefs.compute_kernels.flash_mla import api, dense_decode, fp8_api, fp8_decode, gather_decode
 from threefs.compute_kernels.jit import KernelSource, Launch, driver
 
 HERE = Path(__file__).parent
@@ -104,8 +104,9 @@ def _emulated_map(
 @pytest.fixture
 def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels run on the CPU."""
-    for module in (dense_decode, gather_decode):
+    for module in (dense_decode, fp8_decode, gather_decode):
         monkeypatch.setattr(module, "loaded", EmulatedKernel)
-    monkeypatch.setattr(dense_decode, "tensor_map", _emulated_map)
+    for module in (dense_decode, fp8_decode):
+        monkeypatch.setattr(module, "tensor_map", _emulated_map)
     for module in (api, fp8_api):
         monkeypatch.setattr(module, "sms_of", lambda device: SMS)

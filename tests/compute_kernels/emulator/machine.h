@@ -45,7 +45,7 @@ struct Collective {
 };
 
 struct NamedBarrier {
-  u32 arrived = 0, generation = 0;
+  u32 arrived = 0, generation = 0, any = 0, answer[2] = {0, 0};
 };
 
 struct Machine {
@@ -128,6 +128,12 @@ inline u32 __ballot_sync(u32, bool mine) {
 }
 inline bool __any_sync(u32 mask, bool mine) { return __ballot_sync(mask, mine) != 0; }
 inline u32 __popc(u32 x) { return __builtin_popcount(x); }
+inline u32 __byte_perm(u32 a, u32 b, u32 selector) {
+  const u64 both = a | u64(b) << 32;
+  u32 found = 0;
+  for (u32 i = 0; i < 4; ++i) found |= u32(both >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  return found;
+}
 template <typename T>
 T __ldg(const T* from) { return *from; }
 template <typename T>
@@ -137,6 +143,9 @@ inline u32 atomicMin(u32* at, u32 value) {
   if (value < before) *at = value;
   return before;
 }
+inline float __uint_as_float(u32 x) { return bits_as<float>(x); }
+inline u32 __float_as_uint(float x) { return bits_as<u32>(x); }
+inline float __int_as_float(i32 x) { return bits_as<float>(x); }
 inline uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
 inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
 inline int4 make_int4(i32 x, i32 y, i32 z, i32 w) { return {x, y, z, w}; }
@@ -144,18 +153,22 @@ inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 // ---------------------------------------------------------------- named barriers
-inline void arrive_named(u32 id, u32 threads) {
+inline NamedBarrier& arrive_named(u32 id, u32 threads, bool any = false) {
   NamedBarrier& barrier = machine.named[id];
-  if (++barrier.arrived < threads) return;
-  barrier.arrived = 0;
-  ++barrier.generation, ++machine.progress;
+  barrier.any |= any;
+  if (++barrier.arrived == threads) {
+    barrier.answer[barrier.generation & 1] = barrier.any;
+    barrier.arrived = barrier.any = 0;
+    ++barrier.generation, ++machine.progress;
+  }
+  return barrier;
 }
 
-inline void sync_named(u32 id, u32 threads) {
-  const NamedBarrier& barrier = machine.named[id];
-  const u32 generation = barrier.generation;
-  arrive_named(id, threads);
+inline bool sync_named(u32 id, u32 threads, bool any = false) {
+  const u32 generation = machine.named[id].generation;
+  const NamedBarrier& barrier = arrive_named(id, threads, any);
   await([&] { return barrier.generation != generation; });
+  return barrier.answer[generation & 1];
 }
 inline void __syncthreads() { sync_named(0, machine.threads); }
 

@@ -48,7 +48,9 @@ inline void barrier_wait(u64* barrier, u32 parity) {
   dawdle();
 }
 inline void named_barrier_sync(u32 id, u32 threads) { sync_named(id, threads); }
+inline void named_barrier_sync_apart(u32 id, u32 threads) { sync_named(id, threads); }
 inline void named_barrier_arrive(u32 id, u32 threads) { arrive_named(id, threads), dawdle(); }
+inline bool named_barrier_any(u32 id, u32 threads, bool mine) { return sync_named(id, threads, mine); }
 inline void cluster_sync_relaxed() { fail("clusters are not emulated"); }
 inline void fence_proxy_async() { dawdle(); }
 
@@ -93,10 +95,14 @@ inline void tma_load_4d(const TensorMap* map, u64* barrier, void* destination, i
 inline void tma_multicast_4d(const TensorMap* map, u64* barrier, void* destination, i32 x, i32 y, i32 z, i32 w, u16, u64 = 0) {
   tma_load_4d(map, barrier, destination, x, y, z, w);
 }
+inline void bulk_load(void* destination, const void* source, u32 bytes, u64* barrier) {
+  u8* to = shared_at(smem_address(destination), bytes);
+  machine.bulk.push_back([=] { memcpy(to, source, bytes), complete(barrier, bytes); });
+}
 
 // ---------------------------------------------------------------- copies by threads
-inline void copy_16(void* destination, const void* source, u32 bytes) {
-  u8* to = shared_at(smem_address(destination), 16);
+inline void copy_16(u32 destination, const void* source, u32 bytes) {
+  u8* to = shared_at(destination, 16);
   if (machine.dice() % 64 == 0) pause();
   machine.copies[machine.current].push_back([=] { bytes ? memcpy(to, source, 16) : memset(to, 0, 16); });
 }
@@ -111,12 +117,35 @@ inline uint4 load_early(const void* source) { return *static_cast<const uint4*>(
 inline void store_in_order(u32 address, uint4 v) { memcpy(shared_at(address, 16), &v, 16); }
 
 // ---------------------------------------------------------------- 8x8 tiles of 16-bit values
-inline void stmatrix_x4(u32 address, u32 a, u32 b, u32 c, u32 d) {
-  const u32 values[4] = {a, b, c, d}, lane = lane_index();
+// Calls each(tile, address of its row `row`, 16-bit place in the row, half of the register) for what this lane holds.
+template <bool kTransposed, typename Each>
+void tiles_of_lane(u32 address, Each each) {
   u32 rows[32];
   memcpy(rows, exchange(address), sizeof rows);
-  for (u32 tile = 0; tile < 4; ++tile) memcpy(shared_at(rows[tile * 8 + lane / 4] + lane % 4 * 4, 4), &values[tile], 4);
+  const u32 lane = lane_index();
+  for (u32 tile = 0; tile < 4; ++tile)
+    for (u32 half = 0; half < 2; ++half) {
+      const u32 pair = lane % 4 * 2 + half, row = kTransposed ? pair : lane / 4, column = kTransposed ? lane / 4 : pair;
+      each(tile, shared_at(rows[tile * 8 + row] + column * 2, 2), half);
+    }
   __syncwarp();
+}
+template <bool kTransposed>
+void store_tiles(u32 address, const u32 (&values)[4]) {
+  tiles_of_lane<kTransposed>(address, [&](u32 tile, u8* at, u32 half) {
+    const u16 value = u16(values[tile] >> 16 * half);
+    memcpy(at, &value, 2);
+  });
+}
+inline void stmatrix_x4(u32 address, u32 a, u32 b, u32 c, u32 d) { store_tiles<false>(address, {a, b, c, d}); }
+inline void stmatrix_x4_transposed(u32 address, u32 a, u32 b, u32 c, u32 d) { store_tiles<true>(address, {a, b, c, d}); }
+inline void ldmatrix_x4_transposed(u32 address, u32 (&tiles)[4]) {
+  for (u32& tile : tiles) tile = 0;
+  tiles_of_lane<true>(address, [&](u32 tile, const u8* at, u32 half) {
+    u16 value;
+    memcpy(&value, at, 2);
+    tiles[tile] |= u32(value) << 16 * half;
+  });
 }
 
 // ---------------------------------------------------------------- products and registers
@@ -158,9 +187,21 @@ inline float of_e4m3(u32 x) {
   const float size = exponent ? ldexpf(float(8 + mantissa), i32(exponent) - 10) : ldexpf(float(mantissa), -9);
   return (x & 127) == 127 ? NAN : x & 128 ? -size : size;
 }
+inline u32 to_e4m3(float f) {  // the nearest, ties to even; what is too large becomes 448
+  if (f != f) return 127;
+  const u32 sign = std::signbit(f) ? 128 : 0;
+  const float size = fminf(fabsf(f), 448.f);
+  i32 exponent = -6;
+  if (size >= 0x1p-6f) frexpf(size, &exponent), --exponent;
+  const u32 steps = u32(nearbyintf(ldexpf(size, 3 - exponent)));  // of 2^(exponent - 3); 16 is the next binade's first
+  return sign | (exponent == -6 ? steps : u32(exponent + 6) * 8 + steps);
+}
 inline u32 pack_bf16(float low, float high) { return to_bf16(low) | to_bf16(high) << 16; }
 inline u32 pack_fp16(float low, float high) { return to_fp16(low) | to_fp16(high) << 16; }
+inline u16 pack_e4m3(float low, float high) { return u16(to_e4m3(low) | to_e4m3(high) << 8); }
 inline u32 fp16_of_e4m3(u16 x) { return pack_fp16(of_e4m3(x & 255), of_e4m3(x >> 8)); }
+inline u16 e4m3_of_fp16(u32 x) { return pack_e4m3(of_fp16(x & 0xffff), of_fp16(x >> 16)); }
+inline u32 subtract_fp16(u32 a, u32 b) { return pack_fp16(of_fp16(a & 0xffff) - of_fp16(b & 0xffff), of_fp16(a >> 16) - of_fp16(b >> 16)); }
 inline u32 multiply_fp16(u32 a, u32 b) { return pack_fp16(of_fp16(a & 0xffff) * of_fp16(b & 0xffff), of_fp16(a >> 16) * of_fp16(b >> 16)); }
 inline void widen(u32 four, u32 scale, u32& pair0, u32& pair1) {
   pair0 = multiply_fp16(fp16_of_e4m3(u16(four)), scale), pair1 = multiply_fp16(fp16_of_e4m3(u16(four >> 16)), scale);

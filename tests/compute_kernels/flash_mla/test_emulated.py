@@ -44,6 +44,30 @@ def _check(out: torch.Tensor, wanted: torch.Tensor, lse: torch.Tensor, wanted_ls
     assert bool(((lse.double() - wanted_lse)[finite].abs() < 2e-5).all())
 
 
+@pytest.mark.parametrize(
+    ("heads", "s_q", "page", "lengths", "causal", "scale"),
+    [
+        (16, 1, 64, [1, 0, 63, 200, 65], False, SCALE),
+        (9, 4, 16, [77, 17, 1], True, SCALE),
+        (32, 1, 64, [1300], False, 1500 * SCALE),  # in pieces of two pairs; weights from nothing to all
+        (64, 1, 32, [130, 64], False, 10 * SCALE),
+    ],
+)
+def test_fp8_pages(heads: int, s_q: int, page: int, lengths: list[int], causal: bool, scale: float) -> None:
+    table, blocks = page_table(lengths, page, "cpu")
+    cache = flash_mla.quantise_pages(_random(blocks, page, 1, 576) * torch.exp2(-5 * torch.rand(blocks, page, 1, 1)))
+    q, lens = _random(len(lengths), s_q, heads, 576), torch.tensor(lengths, dtype=torch.int32)
+    wanted = reference_decode(q, flash_mla.dequantise_pages(cache), table, lens, scale, causal)
+    flat, unused = cache.view(blocks, -1), _unused(blocks, page, table, lengths)
+    flat[:, : page * 640].view(blocks, page, 640)[unused] = 255
+    flat[:, page * 640 :].view(blocks, page, 4)[unused] = 255
+    plan, _ = flash_mla.get_mla_metadata()
+    out, lse = flash_mla.flash_mla_with_kvcache(
+        q, cache, table, lens, 512, plan, softmax_scale=scale, causal=causal, is_fp8_kvcache=True
+    )
+    _check(out, wanted[0], lse, wanted[1])
+
+
 @pytest.mark.parametrize("invariant", [False, True])
 @pytest.mark.parametrize(("heads", "s_q", "page", "dtype"), [(16, 2, 64, torch.bfloat16), (64, 1, 16, torch.float16)])
 def test_dense(heads: int, s_q: int, page: int, dtype: torch.dtype, invariant: bool) -> None:

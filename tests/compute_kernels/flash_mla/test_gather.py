@@ -86,7 +86,7 @@ _INDICES = torch.zeros(2, 1, 64, dtype=torch.int32)
     ("changes", "message"),
     [
         ({"q": torch.zeros(2, 1, 16, 576, dtype=torch.float16)}, "with an FP8 cache it must be torch.bfloat16"),
-        ({"k_cache": torch.zeros(4, 64, 1, 576, dtype=torch.uint8)}, r"must be contiguous \(blocks, page, 1, 656\)"),
+        ({"k_cache": torch.zeros(4, 64, 1, 576, dtype=torch.uint8)}, r"must be contiguous \(blocks, page, 1, 644\)"),
         ({"k_cache": torch.zeros(4, 64, 1, 656)}, "an FP8 cache is bytes"),
         ({"block_table": None}, "block_table and cache_seqlens are needed"),
         ({"indices": _INDICES, "causal": True}, "pass causal=False"),
