@@ -21,6 +21,23 @@ def page_table(lengths: list[int], page: int, device: str) -> tuple[torch.Tensor
     return table.to(device), sum(needed) + 3
 
 
+def poison_pages(cache: torch.Tensor, table: torch.Tensor, lengths: list[int]) -> None:
+    """NaN in all rows and scales of an FP8 cache of pages that no request sees."""
+    blocks, page = cache.shape[:2]
+    flat, unused = cache.view(blocks, -1), unused_keys(blocks, page, table, lengths)
+    flat[:, : page * 640].view(blocks, page, 640)[unused] = 255
+    flat[:, page * 640 :].view(blocks, page, 4)[unused] = 255
+
+
+def unused_keys(blocks: int, page: int, table: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    """Which keys of the cache no request sees: bool [blocks, page]."""
+    unused = torch.ones(blocks, page, dtype=torch.bool, device=table.device)
+    for i, length in enumerate(lengths):
+        for j in range(-(-length // page)):
+            unused[int(table[i, j]), : min(page, length - j * page)] = False
+    return unused
+
+
 def check_close(out: torch.Tensor, wanted: torch.Tensor, absolute: float, relative: float, cosine: float) -> None:
     wide = out.double()
     error = (wide - wanted).abs()

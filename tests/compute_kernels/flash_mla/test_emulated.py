@@ -8,7 +8,14 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.compute_kernels.emulator.emulator import emulated
-from tests.compute_kernels.flash_mla.cases import check_close, check_lse, page_table, random_values
+from tests.compute_kernels.flash_mla.cases import (
+    check_close,
+    check_lse,
+    page_table,
+    poison_pages,
+    random_values,
+    unused_keys,
+)
 
 from threefs.compute_kernels import flash_mla
 from threefs.compute_kernels.flash_mla.dense_decode import reference_decode
@@ -26,15 +33,6 @@ def _seed() -> None:
 
 def _random(*shape: int) -> torch.Tensor:
     return random_values(*shape, device="cpu")
-
-
-def _unused(blocks: int, page: int, table: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """Which keys of the cache no request sees: bool [blocks, page]."""
-    unused = torch.ones(blocks, page, dtype=torch.bool)
-    for i, length in enumerate(lengths):
-        for j in range(-(-length // page)):
-            unused[int(table[i, j]), : min(page, length - j * page)] = False
-    return unused
 
 
 def _check(out: torch.Tensor, wanted: torch.Tensor, lse: torch.Tensor, wanted_lse: torch.Tensor) -> None:
@@ -58,9 +56,7 @@ def test_fp8_pages(heads: int, s_q: int, page: int, lengths: list[int], causal: 
     cache = flash_mla.quantise_pages(_random(blocks, page, 1, 576) * torch.exp2(-5 * torch.rand(blocks, page, 1, 1)))
     q, lens = _random(len(lengths), s_q, heads, 576), torch.tensor(lengths, dtype=torch.int32)
     wanted = reference_decode(q, flash_mla.dequantise_pages(cache), table, lens, scale, causal)
-    flat, unused = cache.view(blocks, -1), _unused(blocks, page, table, lengths)
-    flat[:, : page * 640].view(blocks, page, 640)[unused] = 255
-    flat[:, page * 640 :].view(blocks, page, 4)[unused] = 255
+    poison_pages(cache, table, lengths)
     plan, _ = flash_mla.get_mla_metadata()
     out, lse = flash_mla.flash_mla_with_kvcache(
         q, cache, table, lens, 512, plan, softmax_scale=scale, causal=causal, is_fp8_kvcache=True
@@ -76,7 +72,7 @@ def test_dense(heads: int, s_q: int, page: int, dtype: torch.dtype, invariant: b
     cache, q = _random(blocks, page, 1, 576).to(dtype), _random(len(lengths), s_q, heads, 576).to(dtype)
     lens = torch.tensor(lengths, dtype=torch.int32)
     wanted = reference_decode(q, cache, table, lens, SCALE, True)
-    cache[:, :, 0][_unused(blocks, page, table, lengths)] = torch.nan
+    cache[:, :, 0][unused_keys(blocks, page, table, lengths)] = torch.nan
     plan, _ = flash_mla.get_mla_metadata(batch_invariant=invariant)
     out, lse = flash_mla.flash_mla_with_kvcache(q, cache, table, lens, 512, plan, causal=True)
     _check(out, wanted[0], lse, wanted[1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.compute_kernels.flash_mla.cases import page_table, poison_pages, random_values
 
 from threefs.compute_kernels import flash_mla
 from threefs.compute_kernels.flash_mla.dense_decode import reference_decode
@@ -24,31 +25,11 @@ def _seed() -> None:
 
 
 def _random(*shape: int) -> torch.Tensor:
-    return (torch.randn(*shape, device="cuda") / 10).clamp(-1, 1).to(torch.bfloat16)
+    return random_values(*shape, device="cuda")
 
 
 def _table(lengths: list[int], page: int) -> tuple[torch.Tensor, int]:
-    needed = [-(-length // page) for length in lengths]
-    table = torch.full((len(lengths), max(needed) + 1), 2**30, dtype=torch.int32)
-    order, at = torch.randperm(sum(needed) + 3), 0
-    for i, count in enumerate(needed):
-        table[i, :count] = order[at : at + count].int()
-        at += count
-    return table.cuda(), sum(needed) + 3
-
-
-def _poison(cache: torch.Tensor, table: torch.Tensor, lengths: list[int]) -> None:
-    """NaN in everything that no request sees: tails of pages, their scales, pages of nobody."""
-    blocks, page = cache.shape[:2]
-    flat = cache.view(blocks, -1)
-    used = torch.zeros(blocks, page, dtype=torch.bool, device="cuda")
-    for i, length in enumerate(lengths):
-        for j in range(-(-length // page)):
-            used[int(table[i, j]), : min(page, length - j * page)] = True
-    rows = flat[:, : page * 640].view(blocks, page, 640)
-    scales = flat[:, page * 640 :].view(blocks, page, 4)
-    rows[~used] = 255
-    scales[~used] = 255
+    return page_table(lengths, page, "cuda")
 
 
 def _decode(
@@ -105,7 +86,7 @@ def test_fp8_pages(heads: int, s_q: int, page: int, causal: bool) -> None:
     assert cache.shape == (blocks, page, 1, FP8_KEY)
     q, lens = _random(len(LENGTHS), s_q, heads, 576), torch.tensor(LENGTHS, dtype=torch.int32, device="cuda")
     wanted, wanted_lse = reference_decode(q, flash_mla.dequantise_pages(cache), table, lens, 576**-0.5, causal)
-    _poison(cache, table, LENGTHS)
+    poison_pages(cache, table, LENGTHS)
     results = [_decode(q, cache, table, lens, causal, 576**-0.5) for _ in range(2)]
     _check(*results[0], wanted, wanted_lse)
     assert torch.equal(results[0][0], results[1][0]), "the same bits each time"
