@@ -25,8 +25,10 @@ import torch
 from threefs.compute_kernels import deep_gemm, flash_mla
 from threefs.compute_kernels.bench_rows import (
     bf16_rows,
+    fine_rows,
     fp8_cache_rows,
     group_cost_rows,
+    group_weights,
     launch_figures,
     logits_rows,
     sparse_rows,
@@ -89,10 +91,7 @@ Quantised = tuple[torch.Tensor, torch.Tensor]
 
 
 def _operands(m: int, n: int, k: int) -> tuple[Quantised, Quantised]:
-    a, scale_a = deep_gemm.per_token_cast_to_fp8(torch.randn(m, k, device="cuda"))
-    return (a, deep_gemm.get_col_major_tma_aligned_tensor(scale_a)), deep_gemm.per_block_cast_to_fp8(
-        torch.randn(n, k, device="cuda")
-    )
+    return fine_rows(m, k), deep_gemm.per_block_cast_to_fp8(torch.randn(n, k, device="cuda"))
 
 
 def gemm_rows() -> list[Row]:
@@ -106,16 +105,10 @@ def gemm_rows() -> list[Row]:
     return rows
 
 
-def _stack(groups: int, n: int, k: int) -> Quantised:
-    parts = [deep_gemm.per_block_cast_to_fp8(torch.randn(n, k, device="cuda")) for _ in range(groups)]
-    values = torch.stack([part[0].view(torch.uint8) for part in parts]).view(torch.float8_e4m3fn)
-    return values, torch.stack([part[1] for part in parts])
-
-
 def grouped_rows() -> list[Row]:
     rows = []
     for groups, m, n, k in ((4, 8192, 4096, 7168), (4, 8192, 7168, 2048), (8, 4096, 4096, 7168), (8, 4096, 7168, 2048)):
-        rhs, (lhs, _) = _stack(groups, n, k), _operands(groups * m, 8, k)
+        rhs, lhs = group_weights(groups, n, k), fine_rows(groups * m, k)
         out = torch.empty(groups * m, n, dtype=torch.bfloat16, device="cuda")
         ids = torch.arange(groups, dtype=torch.int32, device="cuda").repeat_interleave(m)
 
@@ -128,12 +121,12 @@ def grouped_rows() -> list[Row]:
         bytes_ = rows_all * k + groups * n * k + 2 * rows_all * n
         rows.append(row("contiguous", f"{groups}x{m}x{n}x{k}", timed(contiguous, 4), 2 * rows_all * n * k, bytes_))
     for groups, m, n, k in ((1, 1024, 4096, 7168), (4, 256, 4096, 7168), (1, 1024, 7168, 2048), (4, 256, 7168, 2048)):
-        flat, _ = _operands(groups * 4096, 8, k)
+        flat = fine_rows(groups * 4096, k)
         values = (
             flat[0].view(groups, 4096, k),
             deep_gemm.get_col_major_tma_aligned_tensor(flat[1].view(groups, 4096, -1)),
         )
-        rhs, out = _stack(groups, n, k), torch.empty(groups, 4096, n, dtype=torch.bfloat16, device="cuda")
+        rhs, out = group_weights(groups, n, k), torch.empty(groups, 4096, n, dtype=torch.bfloat16, device="cuda")
         counts = torch.full((groups,), m, dtype=torch.int32, device="cuda")
 
         def masked(

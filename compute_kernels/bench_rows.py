@@ -16,8 +16,10 @@ from threefs.compute_kernels.bench_timing import Row, host_time, row, timed
 
 __all__ = [
     "bf16_rows",
+    "fine_rows",
     "fp8_cache_rows",
     "group_cost_rows",
+    "group_weights",
     "launch_figures",
     "logits_rows",
     "sparse_rows",
@@ -47,7 +49,8 @@ def bf16_rows() -> list[Row]:
     return [*rows, row("bf16 group", f"{groups}x{m}x{n}x{k}", us, 2.0 * groups * m * n * k, bytes_)]
 
 
-def _fine(rows: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def fine_rows(rows: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random e4m3 [rows, k] and its scales, a row and 128 values each, as the copy engine takes them."""
     values, scale = deep_gemm.per_token_cast_to_fp8(torch.randn(rows, k, device="cuda"))
     return values, deep_gemm.get_col_major_tma_aligned_tensor(scale)
 
@@ -55,11 +58,11 @@ def _fine(rows: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 def wgrad_rows() -> list[Row]:
     rows = []
     for m, n, k in ((4096, 4096, 4096), (4096, 7168, 4096), (7168, 2048, 8192), (4096, 4096, 8192)):
-        lhs, rhs, out = _fine(m, k), _fine(n, k), torch.zeros(m, n, device="cuda")
+        lhs, rhs, out = fine_rows(m, k), fine_rows(n, k), torch.zeros(m, n, device="cuda")
         us = timed(partial(deep_gemm.wgrad_gemm_fp8_fp8_fp32_nt, lhs, rhs, out))
         rows.append(row("fp8 wgrad", f"{m}x{n}x{k}", us, 2.0 * m * n * k, m * k + n * k + 8.0 * m * n))
     m, n, ks = 4096, 7168, [8192] * 4
-    sides = [_fine(extent, sum(ks)) for extent in (m, n)]
+    sides = [fine_rows(extent, sum(ks)) for extent in (m, n)]
     packed = [(values.flatten(), scale.t().contiguous()) for values, scale in sides]
     out = torch.zeros(len(ks), m, n, device="cuda")
     us = timed(partial(deep_gemm.k_grouped_wgrad_gemm_fp8_fp8_fp32_nt, packed[0], packed[1], out, ks), 4)
@@ -156,7 +159,8 @@ def sparse_rows() -> list[Row]:
     return rows
 
 
-def _groups(groups: int, n: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def group_weights(groups: int, n: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random e4m3 [groups, n, k] and a scale for each 128 x 128; n a multiple of 128."""
     values, scales = deep_gemm.per_block_cast_to_fp8(torch.randn(groups * n, k, device="cuda"))
     return values.view(groups, n, k), scales.view(groups, n // 128, -1)
 
@@ -167,7 +171,7 @@ def group_cost_rows() -> list[Row]:
     """
     rows = []
     for groups, m, n, k in ((4, 8192, 4096, 7168), (8, 4096, 7168, 2048)):
-        lhs, rhs = _fine(groups * m, k), _groups(groups, n, k)
+        lhs, rhs = fine_rows(groups * m, k), group_weights(groups, n, k)
         out = torch.empty(groups * m, n, dtype=torch.bfloat16, device="cuda")
         ids = torch.arange(groups, dtype=torch.int32, device="cuda").repeat_interleave(m)
         one = (rhs[0][0].contiguous(), rhs[1][0].contiguous())
@@ -181,7 +185,7 @@ def group_cost_rows() -> list[Row]:
             values = torch.randn(groups * step * m, k, device="cuda")
             flat, scale = deep_gemm.per_token_cast_to_fp8(values)
             scales = deep_gemm.get_col_major_tma_aligned_tensor(scale.view(groups * step, m, -1))
-            rhs = _groups(groups * step, n, k)
+            rhs = group_weights(groups * step, n, k)
             out = torch.empty(groups * step, m, n, dtype=torch.bfloat16, device="cuda")
             counts = torch.zeros(groups * step, dtype=torch.int32, device="cuda")
             counts[::step] = m
@@ -196,9 +200,8 @@ def group_cost_rows() -> list[Row]:
 
 
 def launch_figures() -> dict[str, float]:
-    """Microseconds of Python for a repeated call of each kind; decode makes two launches."""
-    lhs, rhs = _fine(64, 128), _groups(1, 256, 128)
-    out, sums = torch.empty(64, 256, dtype=torch.bfloat16, device="cuda"), torch.zeros(64, 64, device="cuda")
+    """Microseconds of Python for a repeated call of each kind but a product; decode makes two launches."""
+    lhs, sums = fine_rows(64, 128), torch.zeros(64, 64, device="cuda")
     q, keys = (_bf16(*shape).to(torch.float8_e4m3fn) for shape in ((4, 1, 64, 128), (64, 128)))
     ones, weights = torch.ones(64, device="cuda"), torch.ones(4, 64, device="cuda")
     start = torch.zeros(4, dtype=torch.int32, device="cuda")
@@ -208,7 +211,6 @@ def launch_figures() -> dict[str, float]:
     query, latent = _bf16(4, 1, 64, 576), _bf16(4, 64, 1, 576)
     plan, splits = flash_mla.get_mla_metadata(lens, 64, 1)
     calls: dict[str, Callable[[], object]] = {
-        "dense": partial(deep_gemm.gemm_fp8_fp8_bf16_nt, lhs, (rhs[0][0], rhs[1][0]), out),
         "weight_gradient": partial(deep_gemm.wgrad_gemm_fp8_fp8_fp32_nt, lhs, lhs, sums),
         "logits": partial(deep_gemm.fp8_mqa_logits, q[:, 0], (keys, ones), weights, start, lens),
         "paged_logits": partial(deep_gemm.fp8_paged_mqa_logits, q, cache, weights, lens, table, meta, 64),
