@@ -92,10 +92,10 @@ def _check_query(q: torch.Tensor, dims: int) -> tuple[int, int]:
 def _logits(queries: int, columns: int, device: torch.device) -> Callable[[], replay.Results]:
     """Makes [queries, columns], its rows padded to 16 bytes."""
     padded = ceil_div(columns, 4) * 4
-    new_empty = torch.empty(0, dtype=torch.float32, device=device).new_empty  # takes the fewest arguments
+    new = replay.maker(torch.float32, device)
     if padded == columns:  # a view costs as much as the memory
-        return lambda: (new_empty(queries, columns),)
-    return lambda: (new_empty(queries, padded)[:, :columns],)
+        return lambda: (new(queries, columns),)
+    return lambda: (new(queries, padded)[:, :columns],)
 
 
 def fp8_mqa_logits(

@@ -100,10 +100,7 @@ def check_call(
     return DecodeShape(batch, s_q, heads, kv_heads, page)
 
 
-def check_plan(plan: torch.Tensor, num_splits: torch.Tensor | None, shape: DecodeShape, sms: int) -> torch.Tensor:
-    if num_splits is None:
-        raise InvalidInput("num_splits is None; pass both tensors that get_mla_metadata returned")
-    splits = num_splits
+def check_plan(plan: torch.Tensor, splits: torch.Tensor, shape: DecodeShape, sms: int) -> None:
     expect(
         plan.dtype == splits.dtype == torch.int32,
         lambda: f"the plan is {plan.dtype} and {splits.dtype}; both must be torch.int32",
@@ -120,7 +117,6 @@ def check_plan(plan: torch.Tensor, num_splits: torch.Tensor | None, shape: Decod
         tuple(splits.shape) == (shape.batch + 1,),
         lambda: f"num_splits has shape {tuple(splits.shape)}; it must be ({shape.batch + 1},)",
     )
-    return splits
 
 
 def check_tensor(

@@ -213,8 +213,8 @@ def make_plan(
         return True
 
     def prepare() -> replay.Work:
-        new_empty = torch.empty(0, dtype=torch.int32, device=lengths.device).new_empty
-        return replay.Work(lambda: (new_empty(parts, PLAN_ROW), new_empty(batch + 1)), launch)
+        new = replay.maker(torch.int32, lengths.device)
+        return replay.Work(lambda: (new(parts, PLAN_ROW), new(batch + 1)), launch)
 
     plan, splits = replay.run_allocating(("plan", parts, overhead, fixed), (lengths,), prepare)
     return plan, splits
@@ -261,8 +261,7 @@ class Results(NamedTuple):
         """Allocates the results of a call with `slots` partial outputs at most."""
         batch, s_q, heads = shape.batch, shape.s_q, shape.heads
         partial_values = slots * shape.kv_heads * shape.rows * (VALUES + 1)
-        new_out = torch.empty(0, dtype=dtype, device=device).new_empty  # takes the fewest arguments
-        new_float = torch.empty(0, dtype=torch.float32, device=device).new_empty
+        new_out, new_float = replay.maker(dtype, device), replay.maker(torch.float32, device)
         return lambda: cls(new_out(batch, s_q, heads, VALUES), new_float(batch, heads, s_q), new_float(partial_values))
 
     @classmethod

@@ -16,12 +16,17 @@ import torch
 
 from threefs.compute_kernels.jit.driver import Prepared, current_stream, recording
 
-__all__ = ["Results", "Work", "run", "run_allocating"]
+__all__ = ["Results", "Work", "maker", "run", "run_allocating"]
 
 _KEPT_MAX = 4096  # in a serving loop addresses repeat; beyond this they evidently do not
 _PLACES_MAX = 8  # sets of addresses of the results of one call: the allocator gives the same few again
 Results = tuple[torch.Tensor, ...]
 _Launches = tuple[Prepared, ...]
+
+
+def maker(dtype: torch.dtype, device: torch.device) -> Callable[..., torch.Tensor]:
+    """Makes uninitialised tensors of the extents that it is given: `torch.empty` with the fewest arguments."""
+    return torch.empty(0, dtype=dtype, device=device).new_empty
 
 
 @dataclass(frozen=True)
