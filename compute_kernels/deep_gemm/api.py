@@ -61,14 +61,14 @@ def m_grouped_gemm_fp8_fp8_bf16_nt_contiguous(
     """
 
     def first_time() -> bool:
-        m, n, k = check_fp8_operands(lhs, rhs, lhs_dims=2, rhs_dims=3)
+        m, n, _ = check_fp8_operands(lhs, rhs, lhs_dims=2, rhs_dims=3)
         check_output(out, (m, n), lhs[0].device)
         check_groups("m_indices", m_indices, m, lhs[0].device)
         sms = sms_of(lhs[0].device)
         if m == 0 or n == 0:
             return False
         scale_a = get_col_major_tma_aligned_tensor(lhs[1])
-        tiling = choose_contiguous(m, n, k, sms, contiguous_alignment())
+        tiling = choose_contiguous(m, n, sms, contiguous_alignment(), rhs[0].shape[0])
         launch_gemm(tiling, CONTIGUOUS, lhs[0], scale_a, *rhs, out, m_indices, sms)
         return scale_a is lhs[1]
 

@@ -22,7 +22,14 @@ from threefs.compute_kernels.deep_gemm.checks import (
     check_groups,
     check_output,
 )
-from threefs.compute_kernels.deep_gemm.layout import ceil_div, contiguous_alignment, set_addend, sms_limit, sms_of
+from threefs.compute_kernels.deep_gemm.layout import (
+    ceil_div,
+    contiguous_alignment,
+    even_rounds,
+    set_addend,
+    sms_limit,
+    sms_of,
+)
 from threefs.compute_kernels.errors import InvalidInput
 from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, replay, tensor_map
 from threefs.compute_kernels.jit.driver import SHARED_MEMORY_BYTES_MAX
@@ -66,15 +73,27 @@ class Bf16Tiling:
 
 
 # (math_groups, block_n, relative time of an operation): wide tiles read each operand less often
-_FAMILIES = ((2, 256, 1.0), (2, 192, 1.05), (2, 128, 1.15), (2, 64, 1.5), (1, 256, 1.3), (1, 128, 1.5), (1, 64, 2.0))
+_FAMILIES = (
+    (2, 256, 1.0),
+    (2, 192, 1.05),
+    (2, 176, 1.08),
+    (2, 128, 1.15),
+    (2, 64, 1.5),
+    (1, 256, 1.3),
+    (1, 128, 1.5),
+    (1, 64, 2.0),
+)
 
 
 def _tile_count(m: int, n: int, block_m: int, block_n: int, layout: int, groups: int) -> int:
     return ceil_div(m, block_m) * ceil_div(n, block_n) * (groups if layout in (_MASKED, _K_GROUPED) else 1)
 
 
-def choose_bf16(m: int, n: int, layout: int, num_sms: int, groups: int = 1) -> Bf16Tiling:
-    """Fewest waves times area times the family's loss; contiguous groups need tiles of at most 128 rows."""
+def choose_bf16(m: int, n: int, layout: int, num_sms: int, groups: int = 1, *, b_mn: bool = False) -> Bf16Tiling:
+    """Fewest waves times area times the family's loss.
+
+    Contiguous groups need tiles of at most 128 rows, a B that is contiguous along n whole boxes of 64 columns.
+    """
 
     def cost(family: tuple[int, int, float]) -> float:
         math_groups, block_n, loss = family
@@ -82,7 +101,8 @@ def choose_bf16(m: int, n: int, layout: int, num_sms: int, groups: int = 1) -> B
         return ceil_div(tiles, num_sms) * math_groups * block_n * loss
 
     rows_max = contiguous_alignment() if layout == _CONTIGUOUS else 128
-    math_groups, block_n, _ = min((family for family in _FAMILIES if 64 * family[0] <= rows_max), key=cost)
+    families = (f for f in _FAMILIES if 64 * f[0] <= rows_max and not (b_mn and f[1] % 64))
+    math_groups, block_n, _ = min(families, key=cost)
     for stages in (8, 7, 6, 5, 4, 3):
         tiling = Bf16Tiling(block_n, math_groups, stages)
         if tiling.shared_bytes(groups) <= SHARED_MEMORY_BYTES_MAX:
@@ -125,7 +145,7 @@ def _launch(
     n = b.shape[-1] if b_mn else b.shape[-2]
     count = k_groups or (b.shape[0] if b.dim() == 3 else 1)
     sms = sms_of(a.device)
-    tiling = choose_bf16(m, n, layout, sms, count)
+    tiling = choose_bf16(m, n, layout, sms, count, b_mn=b_mn)
     all_rows = m * count if layout == _MASKED else m
     map_a = (
         tensor_map(a, (m, k), (m,), (64, _K_STEP))
@@ -141,7 +161,8 @@ def _launch(
     pointers = (out.data_ptr(), 0 if groups is None else groups.data_ptr())
     numbers = (m, n, k, count, max(2048 // tiling.block_m, 1))
     source = tiling.source(layout, a_mn=a_mn, b_mn=b_mn, out_float=out.dtype == torch.float32)
-    launch = Launch((min(tiles, sms), 1, 1), 128 * (tiling.math_groups + 1), tiling.shared_bytes(count))
+    blocks = even_rounds(tiles, sms) if layout == _DENSE else min(tiles, sms)
+    launch = Launch((blocks, 1, 1), 128 * (tiling.math_groups + 1), tiling.shared_bytes(count))
     arguments = (*map(ctypes.c_uint64, pointers), *map(ctypes.c_int, numbers))
     loaded(source).launch(launch, (map_a, map_b, *arguments), a.device)
 

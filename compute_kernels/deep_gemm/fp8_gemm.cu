@@ -5,7 +5,7 @@
 // and added in float32 on the CUDA cores (rSum). While one warpgroup does that, the other's products run.
 //
 // Compile-time constants, set by fp8_gemm.py and explained there:
-//   BLOCK_N, MATH_GROUPS, WAVES, STAGES, STAGE_K, CLUSTER, SHARE_A, SPLIT_K, BLOCKS_PER_SM, TURNS, STREAM_B, LAYOUT
+//   BLOCK_N, MATH_GROUPS, WAVES, STAGES, STAGE_K, CLUSTER, SHARE_A, SPLIT_K, BLOCKS_PER_SM, TURNS, STREAM_B, OUT_BOXES, LAYOUT
 #include "fp8_steps.cuh"
 
 
@@ -18,6 +18,10 @@ constexpr u32 gcd(u32 a, u32 b) { return b == 0 ? a : gcd(b, a % b); }
 constexpr u32 kGranule = gcd(kBlockN, 128);   // columns that surely have one weight scale
 constexpr u32 kScalesB = (kBlockN + 128 - kGranule + 127) / 128;  // weight scales that one tile may touch
 
+constexpr u32 kBoxBytes = 16 * 128;            // 16 rows of 64 bf16, in 128-byte swizzle
+constexpr u32 kWarpStaging = OUT_BOXES > 0 ? OUT_BOXES * kBoxBytes : kStagingBytes;
+static_assert(OUT_BOXES == 0 || kBlockN % 64 == 0, "whole boxes");
+
 constexpr u64 kHintB = STREAM_B ? kEvictFirst : kEvictNormal;  // weights that are read once leave the L2 first
 
 // With two math groups. The sum of the splits at the end is compiled for the smaller of the two budgets.
@@ -26,10 +30,15 @@ static_assert(SPLIT_K == 1 || kBlockM * kPartialPitch * 4 <= STAGES * kStageByte
 
 struct Shared {
   u8* stages;         // STAGES x (A tile, B tile), each in 128-byte swizzle
+  u8* staging;        // for each math warp, where its output becomes rows
   float* sScaleA;     // STAGES x STAGE_K x kBlockM
-  u8* staging;        // a small transpose area for each math warp
   u64 *full, *empty;  // one barrier a stage
 };
+
+DEVICE void advance(const Tile& done, u32& index, u32& pass, u32 step) {
+  pass = kPasses > 1 && done.again;
+  if (pass == 0) index += step;
+}
 
 // ---------------------------------------------------------------- load
 DEVICE void load_tiles(const Problem& p, const Shared& s, const TensorMap& map_a, const TensorMap& map_b,
@@ -37,8 +46,10 @@ DEVICE void load_tiles(const Problem& p, const Shared& s, const TensorMap& map_a
   Scheduler scheduler;
   Ring ring;
   const u32 total = scheduler.count(p), step = gridDim.x / kCluster;
-  for (u32 index = blockIdx.x / kCluster; index < total; index += step) {
-    const Tile tile = scheduler.at(p, index, rank);
+  u32 pass = 0;
+  Tile tile;
+  for (u32 index = blockIdx.x / kCluster; index < total; advance(tile, index, pass, step)) {
+    tile = scheduler.at(p, index, rank, pass);
     if (tile.skip) continue;
     const u32 row_b = tile.group * p.n + tile.column;
     const u32 row_scale = LAYOUT == kMasked ? tile.row - tile.group * p.rows : tile.row;
@@ -63,7 +74,11 @@ DEVICE void load_tiles(const Problem& p, const Shared& s, const TensorMap& map_a
 }
 
 // ---------------------------------------------------------------- weight scales
-// Lane i holds the scale of K block first + i, so that one load a warp serves 32 K blocks.
+// Lane i holds the scale of K block first + i, so that one load a warp serves 32 K blocks. With turns the next ones, of this
+// tile or the next, are fetched two K blocks before they are needed: nobody waits for them, nor do the fences of the output.
+// Few rows have more from shorter code.
+constexpr bool kFetchAhead = TURNS > 0;
+
 struct ScalesB {
   float held[kScalesB];
   DEVICE void fetch(const Problem& p, const float* gScaleB, const Tile& tile, u32 first, u32 k_end) {
@@ -102,10 +117,10 @@ DEVICE void promote(Sum& rSum, const Sum& rPartial, float scale_low, float scale
   }
 }
 
-// kGroup is a constant, so that descriptors are computed in uniform registers.
-template <u32 kGroup>
-DEVICE void multiply_tile(const Shared& s, const Problem& p, const float* gScaleB, const Tile& tile, ScalesB& scales,
-                          Ring& ring, Sum (&rSum)[WAVES], u32 k_begin, u32 k_end) {
+// kGroup is a constant, so that descriptors are computed in uniform registers. `fetch_next_tile` fills `later`.
+template <u32 kGroup, typename Fetch>
+DEVICE void multiply_tile(const Shared& s, const Problem& p, const float* gScaleB, const Tile& tile, ScalesB& scales, ScalesB& later,
+                          Fetch fetch_next_tile, Ring& ring, Sum (&rSum)[WAVES], u32 k_begin, u32 k_end) {
   const u32 row = kGroup * WAVES * 64 + (threadIdx.x / 32 % 4) * 16 + lane_index() / 4;
   Sum rPartial;
 #pragma unroll
@@ -113,8 +128,9 @@ DEVICE void multiply_tile(const Shared& s, const Problem& p, const float* gScale
 #pragma unroll
     for (u32 i = 0; i < kBlockN / 2; ++i) rSum[w][i] = 0.f;
 
+  u32 first = k_begin;  // the K block whose scale lane 0 holds
   for (u32 kb = k_begin; kb < k_end; kb += STAGE_K, ring.next()) {
-    if (((kb - k_begin) & 31) == 0 && kb != k_begin) scales.fetch(p, gScaleB, tile, kb, k_end);
+    if (!kFetchAhead && kb != k_begin && (kb - k_begin) % 32 == 0) scales.fetch(p, gScaleB, tile, kb, k_end), first = kb;
     barrier_wait(s.full + ring.stage, ring.parity);
 #pragma unroll
     for (u32 i = 0; i < STAGE_K; ++i) {
@@ -133,7 +149,15 @@ DEVICE void multiply_tile(const Shared& s, const Problem& p, const float* gScale
             scale_high[v] = load_shared_float(sScale + v * 256 + 32);
           }
 #pragma unroll
-          for (u32 j = 0; j < kScalesB; ++j) scale_b[j] = __shfl_sync(0xffffffffu, scales.held[j], (kb + i - k_begin) & 31);
+          for (u32 j = 0; j < kScalesB; ++j) scale_b[j] = __shfl_sync(0xffffffffu, scales.held[j], kb + i - first);
+          if constexpr (kFetchAhead) {
+            const u32 end = smaller(first + 32, k_end);
+            if (kb + i == larger(end, first + 2) - 2) {
+              if (end < k_end) later.fetch(p, gScaleB, tile, end, k_end);
+              else fetch_next_tile();
+            }
+            if (kb + i + 1 == end && end < k_end) scales = later, first = end;
+          }
         }
         finish_wave<kGroup>(rPartial);
         if (w == WAVES - 1 && (i == STAGE_K - 1 || kb + i + 1 >= k_end)) release(s.empty + ring.stage);
@@ -144,12 +168,49 @@ DEVICE void multiply_tile(const Shared& s, const Problem& p, const float* gScale
 }
 
 // ---------------------------------------------------------------- store
-DEVICE void store_tile(const Shared& s, const Problem& p, u16* gOut, const Tile& tile, const Sum (&rSum)[WAVES]) {
-  const u32 warp = threadIdx.x / 32, group = threadIdx.x / 128;
-  const u32 staging = smem_address(s.staging + warp * kStagingBytes);
+#if OUT_BOXES > 0
+// One warp's 16 rows by the copy engine, box by box: nobody waits for the memory, and the next tile begins at once.
+DEVICE void send_wave(const Sum& rSum, u32 staging, const TensorMap& map_out, u32 row, u32 column, u32& box) {
+  const u32 lane = lane_index(), matrix_row = (lane & 7) + (lane & 8);
 #pragma unroll
-  for (u32 w = 0; w < WAVES; ++w)
-    store_wave(rSum[w], staging, gOut, p, tile.row + (group * WAVES + w) * 64 + (warp % 4) * 16, tile.row_end, tile.column);
+  for (u32 chunk = 0; chunk < kBlockN / 64; ++chunk) {
+    const u32 at = staging + box * kBoxBytes;
+    box = box + 1 == OUT_BOXES ? 0 : box + 1;
+    bulk_wait_read<OUT_BOXES - 1>();  // of lane 0; the others have none on their way
+    __syncwarp();
+#pragma unroll
+    for (u32 j = 0; j < 8; j += 2) {
+      const float* r = rSum + (chunk * 8 + j) * 4;
+      const u32 address = at + matrix_row * 128 + (((j + lane / 16) ^ (matrix_row & 7)) * 16);
+      stmatrix_x4(address, pack_bf16(r[0], r[1]), pack_bf16(r[2], r[3]), pack_bf16(r[4], r[5]), pack_bf16(r[6], r[7]));
+    }
+    fence_proxy_async();
+    __syncwarp();
+    tma_store_2d(&map_out, at, column + chunk * 64, row, lane == 0);
+    bulk_commit();
+  }
+}
+
+#endif
+
+DEVICE void store_tile(const Shared& s, const Problem& p, u16* gOut, const TensorMap& map_out, const Tile& tile, const Sum (&rSum)[WAVES], u32& box) {
+  const u32 warp = threadIdx.x / 32, group = threadIdx.x / 128;
+  const u32 staging = smem_address(s.staging + warp * kWarpStaging);
+#pragma unroll
+  for (u32 w = 0; w < WAVES; ++w) {
+    const u32 row = tile.row + (group * WAVES + w) * 64 + (warp % 4) * 16;
+    if (row < tile.row_first || row >= tile.row_end) continue;
+#if OUT_BOXES > 0
+    // A masked group's rows may end inside a box, behind which rows of nobody lie.
+    if (LAYOUT != kMasked || row + 16 <= tile.row_end) {
+      send_wave(rSum[w], staging, map_out, row, tile.column, box);
+      continue;
+    }
+    bulk_wait_read<0>();
+    __syncwarp();
+#endif
+    if (OUT_BOXES == 0 || LAYOUT == kMasked) store_wave(rSum[w], staging, gOut, p, row, tile.row_end, tile.column);
+  }
 }
 
 // Split K: every block leaves its float32 tile in its shared memory ...
@@ -191,47 +252,52 @@ DEVICE void reduce_partials(const Shared& s, const Problem& p, u16* gOut, const 
 }
 
 template <u32 kGroup>
-DEVICE void multiply_tiles(const Problem& p, const Shared& s, const float* gScaleB, u16* gOut, u32 k_begin, u32 k_end, u32 rank) {
+DEVICE void multiply_tiles(const Problem& p, const Shared& s, const float* gScaleB, u16* gOut, const TensorMap& map_out, u32 k_begin, u32 k_end, u32 rank) {
   Scheduler scheduler;
   Ring ring;
-  ScalesB scales;
+  ScalesB scales, later{};
   const u32 total = scheduler.count(p), step = gridDim.x / kCluster;
-  u32 index = blockIdx.x / kCluster;
+  u32 index = blockIdx.x / kCluster, pass = 0, box = 0;
   if (TURNS > 0 && kGroup == 1) named_barrier_arrive(2, kMathThreads);  // the first warpgroup begins
   Tile tile{};
   if (index < total) {
-    tile = scheduler.at(p, index, rank);
+    tile = scheduler.at(p, index, rank, pass);
     scales.fetch(p, gScaleB, tile, k_begin, k_end);
   }
   while (index < total) {
     Sum rSum[WAVES];
     const Tile now = tile;
-    if (!now.skip) multiply_tile<kGroup>(s, p, gScaleB, now, scales, ring, rSum, k_begin, k_end);
-    index += step;
-    if (index < total) {  // the next tile's scales travel while this one is stored
-      tile = scheduler.at(p, index, rank);
-      scales.fetch(p, gScaleB, tile, k_begin, k_end);
-    }
+    const auto fetch_next_tile = [&] {
+      advance(now, index, pass, step);
+      if (index >= total) return;
+      tile = scheduler.at(p, index, rank, pass);
+      later.fetch(p, gScaleB, tile, k_begin, k_end);
+    };
+    if (now.skip) fetch_next_tile();
+    else multiply_tile<kGroup>(s, p, gScaleB, now, scales, later, fetch_next_tile, ring, rSum, k_begin, k_end);
+    if (!kFetchAhead && !now.skip) fetch_next_tile();
+    scales = later;
     if constexpr (SPLIT_K > 1) {
       named_barrier_sync(1, kMathThreads);  // all products read from the stages before they become the partial tile
       publish_partial(s, rSum);
     } else if (!now.skip) {
-      store_tile(s, p, gOut, now, rSum);
+      store_tile(s, p, gOut, map_out, now, rSum, box);
     }
   }
+  if (OUT_BOXES > 0) bulk_wait_all();  // the staging's memory is the block's
 }
 
 // ---------------------------------------------------------------- kernel
 extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS_PER_SM)
     fp8_gemm(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
-             const __grid_constant__ TensorMap map_scale_a, const float* gScaleB, u16* gOut, const i32* gGroups,
+             const __grid_constant__ TensorMap map_scale_a, const __grid_constant__ TensorMap map_out, const float* gScaleB, u16* gOut, const i32* gGroups,
              u32 rows, u32 n, u32 k_blocks, u32 groups, u32 raster) {
   extern __shared__ __align__(1024) u8 memory[];
   Shared s;
   s.stages = memory;
-  s.sScaleA = reinterpret_cast<float*>(memory + STAGES * kStageBytes);
-  s.staging = memory + STAGES * (kStageBytes + STAGE_K * kBytesScaleA);
-  s.full = reinterpret_cast<u64*>(s.staging + MATH_GROUPS * 4 * kStagingBytes);
+  s.staging = memory + STAGES * kStageBytes;
+  s.sScaleA = reinterpret_cast<float*>(s.staging + MATH_GROUPS * 4 * kWarpStaging);
+  s.full = reinterpret_cast<u64*>(s.sScaleA + STAGES * STAGE_K * kBlockM);
   s.empty = s.full + STAGES;
   u32* sFirstBlock = reinterpret_cast<u32*>(s.empty + STAGES);
   const Problem p{rows, n, k_blocks, groups, raster, gGroups, sFirstBlock};
@@ -242,6 +308,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS_PER_SM)
     prefetch_tensor_map(&map_a);
     prefetch_tensor_map(&map_b);
     prefetch_tensor_map(&map_scale_a);
+    prefetch_tensor_map(&map_out);
     for (u32 i = 0; i < STAGES; ++i) {
       barrier_init(s.full + i, 1);
       barrier_init(s.empty + i, MATH_GROUPS * 4 * kPair);
@@ -268,8 +335,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS_PER_SM)
   } else {
     if constexpr (MATH_GROUPS == 2) registers_grow<kMathRegisters>();
     else if constexpr (BLOCKS_PER_SM == 2) registers_grow<216>();
-    if (MATH_GROUPS == 1 || warp < 4) multiply_tiles<0>(p, s, gScaleB, gOut, k_begin, k_end, rank);
-    else multiply_tiles<MATH_GROUPS - 1>(p, s, gScaleB, gOut, k_begin, k_end, rank);
+    if (MATH_GROUPS == 1 || warp < 4) multiply_tiles<0>(p, s, gScaleB, gOut, map_out, k_begin, k_end, rank);
+    else multiply_tiles<MATH_GROUPS - 1>(p, s, gScaleB, gOut, map_out, k_begin, k_end, rank);
   }
   if constexpr (SPLIT_K > 1) {
     cluster_sync();

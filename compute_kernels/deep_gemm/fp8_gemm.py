@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from threefs.compute_kernels.deep_gemm.layout import K_BLOCK, ceil_div
+from threefs.compute_kernels.deep_gemm.layout import K_BLOCK, ceil_div, even_rounds
 from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, tensor_map
 from threefs.compute_kernels.jit.driver import SHARED_MEMORY_BYTES_MAX
 
@@ -50,6 +50,7 @@ class Tiling:
     blocks_per_sm: int = 1
     turns: int = 0  # steps of four after which a math warpgroup hands the tensor cores over; 0: they compete
     stream_b: bool = False  # B is read once: let it leave the L2 first
+    out_boxes: int = 0  # of 16 x 64 output values a warp, on their way by the copy engine; 0: threads store
 
     @property
     def block_m(self) -> int:
@@ -61,7 +62,9 @@ class Tiling:
 
     def shared_bytes(self, groups: int = 0) -> int:
         stage = self.stage_k * ((self.block_m + self.block_n) * K_BLOCK + self.block_m * 4)
-        return self.stages * (stage + 16) + self.math_groups * 4 * 16 * 144 + (groups + 1) * 4
+        return (
+            self.stages * (stage + 16) + self.math_groups * 4 * (self.out_boxes * 2048 or 16 * 144) + (groups + 1) * 4
+        )
 
     def is_valid(self, groups: int = 0) -> bool:
         """Whether registers, shared memory and the instruction's shapes allow it."""
@@ -76,6 +79,7 @@ class Tiling:
             and (self.blocks_per_sm == 1 or self.math_groups == 1)
             and (self.turns == 0 or self.math_groups == 2)
             and (self.cluster == 1 or self.split_k == 1)
+            and (self.out_boxes == 0 or (self.block_n % 64 == 0 and self.split_k == 1))
             and (self.share_a or self.cluster == 1 or self.block_n % 16 == 0)
             and (
                 self.split_k == 1
@@ -102,6 +106,7 @@ def _source(tiling: Tiling, layout: int) -> KernelSource:
         "BLOCKS_PER_SM": tiling.blocks_per_sm,
         "TURNS": tiling.turns,
         "STREAM_B": int(tiling.stream_b),
+        "OUT_BOXES": tiling.out_boxes,
         "LAYOUT": layout,
     }
     return KernelSource(_FILE, "fp8_gemm", tuple(constants.items()), (Wgmma("e4m3", tiling.block_n),))
@@ -109,7 +114,11 @@ def _source(tiling: Tiling, layout: int) -> KernelSource:
 
 @lru_cache(maxsize=4096)
 def launch_shape(tiling: Tiling, layout: int, row_blocks: int, n: int, groups: int, num_sms: int) -> Launch:
-    """A persistent grid: as many clusters as fit on `num_sms`, or as there are tiles. Split tiles get one each."""
+    """A persistent grid: as many clusters as fit on `num_sms`, or as there are tiles. Split tiles get one each.
+
+    Groups' tiles differ in work that only the device knows, and tiles of which two share a multiprocessor wait for
+    memory: these take all there is.
+    """
     row_units, column_units = row_blocks, ceil_div(n, tiling.block_n)
     if tiling.share_a:
         column_units = ceil_div(column_units, tiling.cluster)
@@ -118,7 +127,9 @@ def launch_shape(tiling: Tiling, layout: int, row_blocks: int, n: int, groups: i
     width = tiling.cluster * tiling.split_k
     clusters = row_units * column_units
     if tiling.split_k == 1:
-        clusters = min(clusters, max(num_sms * tiling.blocks_per_sm // width, 1))
+        clusters_max = max(num_sms * tiling.blocks_per_sm // width, 1)
+        even = layout == DENSE and tiling.blocks_per_sm == 1
+        clusters = even_rounds(clusters, clusters_max) if even else min(clusters, clusters_max)
     shared = tiling.shared_bytes(groups if layout == MASKED else 0)
     return Launch((clusters * width, 1, 1), tiling.threads, shared, width)
 
@@ -150,6 +161,7 @@ def launch_gemm(
         map_a,
         map_b,
         map_scale,
+        tensor_map(out, (n, all_rows), (n,), (64, 16)),
         ctypes.c_uint64(scale_b.data_ptr()),
         ctypes.c_uint64(out.data_ptr()),
         ctypes.c_uint64(0 if groups is None else groups.data_ptr()),

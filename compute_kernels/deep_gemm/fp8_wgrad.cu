@@ -5,7 +5,8 @@
 // promoted); here each column has its own scale too, so promotion costs twice as much. Groups share m and n and differ
 // in K, so each has its own tensor maps: all of them travel as kernel arguments, and one launch serves all groups.
 //
-// Compile-time constants beside those of gemm.cuh and fp8_steps.cuh: GROUPS, the most groups the arguments hold.
+// Compile-time constants beside those of gemm.cuh and fp8_steps.cuh: GROUPS, the most groups the arguments hold;
+// SPLIT_TAIL, 1: blocks come in clusters of two, which share the tiles of the last round (at most one a cluster).
 #include "fp8_steps.cuh"
 
 constexpr u32 kBytesA = kBlockM * kBlockK, kBytesB = kBlockN * kBlockK, kTileBytes = kBytesA + kBytesB;
@@ -33,31 +34,48 @@ struct Shared {
 
 struct Work {
   Tile tile;
-  u32 begin, end;  // K blocks, counted over all groups
+  u32 group_begin, begin, end;  // K blocks, counted over all groups
+  bool half;                    // of K: the other block of the cluster has the rest
 };
 
-DEVICE Work work_at(const Arguments& p, const Problem& one, u32 tiles, u32 index) {
-  const u32 group = index / tiles;
-  Scheduler scheduler;
-  Work work{scheduler.at(one, index - group * tiles, 0), p.first_block[group], p.first_block[group + 1]};
-  work.tile.group = group;
-  return work;
-}
+// The tiles of a block. With SPLIT_TAIL the tiles that do not make a whole round of the grid get two blocks each.
+struct Walk {
+  u32 index = blockIdx.x;
 
-DEVICE void load_tiles(const Arguments& p, const Problem& one, const Shared& s) {
+  DEVICE bool next(const Arguments& p, Work& work) {
+    const Problem one{p.m, p.n, 0, 1, p.raster, nullptr, nullptr};
+    const u32 tiles = Scheduler().count(one), total = tiles * p.groups;
+    u32 at = index;
+    bool half = false;
+    if constexpr (SPLIT_TAIL) {
+      const u32 whole = total / gridDim.x * gridDim.x;
+      half = index >= whole && index < whole + gridDim.x;
+      if (half) at = whole + (index - whole) / 2;
+    }
+    if (at >= total) return false;
+    const u32 group = at / tiles;
+    Scheduler scheduler;
+    work = Work{scheduler.at(one, at - group * tiles, 0), p.first_block[group], p.first_block[group], p.first_block[group + 1], half};
+    work.tile.group = group;
+    if (half) (index % 2 ? work.begin : work.end) = (work.begin + work.end) / 2;
+    index += gridDim.x;
+    return true;
+  }
+};
+
+DEVICE void load_tiles(const Arguments& p, const Shared& s) {
   Ring ring;
-  const u32 tiles = Scheduler().count(one), total = tiles * p.groups;
-  for (u32 index = blockIdx.x; index < total; index += gridDim.x) {
-    const Work work = work_at(p, one, tiles, index);
+  Walk walk;
+  for (Work work; walk.next(p, work);) {
     for (u32 kb = work.begin; kb < work.end; ++kb, ring.next()) {
       barrier_wait(s.empty + ring.stage, ring.parity ^ 1);
       u64* full = s.full + ring.stage;
       barrier_expect_bytes(full, kStageBytes);
       u8* sA = s.tiles + ring.stage * kTileBytes;
       float* sScale = s.sScales + ring.stage * kScales;
-      const i32 x = (kb - work.begin) * kBlockK;
-      constexpr i32 kPerRow = kBlockK / kStripRows;
-      if (x < i32(kBlockM) * kPerRow) prefetch_tile_3d(&p.ahead, work.tile.column, work.tile.row + x / kPerRow, work.tile.group);
+      const u32 strip = (kb - work.begin) * kStripRows;
+      if (strip < kBlockM) prefetch_tile_3d(&p.ahead, work.tile.column, work.tile.row + strip, work.tile.group);
+      const i32 x = (kb - work.group_begin) * kBlockK;
       tma_load_2d(&p.a[work.tile.group], full, sA, x, work.tile.row);
       tma_load_2d(&p.b[work.tile.group], full, sA + kBytesA, x, work.tile.column);
       tma_load_2d(&p.scale_a, full, sScale, work.tile.row, kb);
@@ -94,6 +112,7 @@ DEVICE void multiply_tile(const Shared& s, Ring& ring, Sum (&rSum)[WAVES], u32 b
 #pragma unroll
     for (u32 w = 0; w < WAVES; ++w) {
       multiply_wave<kGroup>(rPartial, k_major_descriptor(a + (kGroup * WAVES + w) * 64 * kBlockK), k_major_descriptor(b));
+      wgmma_wait<2>();  // waits for nothing: keeps the assembler from moving the loads between the products
       const float low = load_shared_float(sScale + (row + w * 64) * 4), high = load_shared_float(sScale + (row + w * 64 + 8) * 4);
       if (w == 0) {
 #pragma unroll
@@ -134,21 +153,55 @@ DEVICE void add_pieces(const Arguments& p, const Sum& rSum, u32 pieces, u32& nex
   }
 }
 
+// Half of K each: a block keeps one wave of every warpgroup and gets the other block's sums for it, in exchange for its own
+// for the rest. What is kept becomes the first. Two terms have one sum in either order, so repeats are bit for bit the same.
 template <u32 kGroup>
-DEVICE void multiply_tiles(const Arguments& p, const Problem& one, const Shared& s) {
+DEVICE void exchange_halves(const Shared& s, Sum (&rSum)[WAVES], u32 rank) {
+  const u32 here = smem_address(s.tiles) + threadIdx.x * 16;
+  cluster_sync_relaxed();  // the other's products have read its stages
+#pragma unroll
+  for (u32 i = 0; i < kBlockN / 8; ++i) {
+    float give[4];
+#pragma unroll
+    for (u32 j = 0; j < 4; ++j) {
+      const float first = rSum[0][4 * i + j], second = rSum[1][4 * i + j];
+      give[j] = rank == 0 ? second : first;
+      rSum[0][4 * i + j] = rank == 0 ? first : second;
+    }
+    store_cluster_float4(here + i * kMathThreads * 16, rank ^ 1, give[0], give[1], give[2], give[3]);
+  }
+  cluster_sync();
+#pragma unroll
+  for (u32 i = 0; i < kBlockN / 8; ++i) {
+    const float4 other = load_shared_float4(here + i * kMathThreads * 16);
+    rSum[0][4 * i + 0] += other.x;
+    rSum[0][4 * i + 1] += other.y;
+    rSum[0][4 * i + 2] += other.z;
+    rSum[0][4 * i + 3] += other.w;
+  }
+}
+
+template <u32 kGroup>
+DEVICE void multiply_tiles(const Arguments& p, const Shared& s) {
   Ring ring;
-  const u32 tiles = Scheduler().count(one), total = tiles * p.groups;
+  Walk walk;
   const u32 warp = threadIdx.x / 32 % 4, pieces = smem_address(s.pieces) + (kGroup * 4 + warp) * kPieces * kPieceBytes;
   u32 next_piece = 0;
   if (TURNS > 0 && kGroup == 1) named_barrier_arrive(2, kMathThreads);  // the first warpgroup begins
-  for (u32 index = blockIdx.x; index < total; index += gridDim.x) {
-    const Work work = work_at(p, one, tiles, index);
-    if (work.begin == work.end) continue;
+  for (Work work; walk.next(p, work);) {
+    if (work.group_begin == p.first_block[work.tile.group + 1]) continue;
     Sum rSum[WAVES];
     multiply_tile<kGroup>(s, ring, rSum, work.end - work.begin);
-    const u32 row = work.tile.row + kGroup * WAVES * 64 + warp * 16;
+    u32 row = work.tile.row + kGroup * WAVES * 64 + warp * 16;
+    if (SPLIT_TAIL && work.half) {
+      const u32 rank = cluster_rank();
+      exchange_halves<kGroup>(s, rSum, rank);
+      row += rank * 64;
+    }
 #pragma unroll
-    for (u32 w = 0; w < WAVES; ++w) add_pieces(p, rSum[w], pieces, next_piece, row + w * 64, work.tile.column, work.tile.group);
+    for (u32 w = 0; w < WAVES; ++w) {
+      if (w == 0 || !(SPLIT_TAIL && work.half)) add_pieces(p, rSum[w], pieces, next_piece, row + w * 64, work.tile.column, work.tile.group);
+    }
   }
   if (lane_index() == 0) bulk_wait_all();  // the pieces' memory is the block's
 }
@@ -161,7 +214,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1) fp8_wgrad(const __grid
   s.sScales = reinterpret_cast<float*>(s.pieces + MATH_GROUPS * 4 * kPieces * kPieceBytes);
   s.full = reinterpret_cast<u64*>(s.sScales + STAGES * kScales);
   s.empty = s.full + STAGES;
-  const Problem one{p.m, p.n, 0, 1, p.raster, nullptr, nullptr};
   const u32 warp = warp_index();
   if (warp == 0 && elect_one()) {
     prefetch_tensor_map(&p.scale_a);
@@ -179,12 +231,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1) fp8_wgrad(const __grid
   if (threadIdx.x >= kMathThreads) {
     registers_shrink<kLoadRegisters>();
     if (warp == MATH_GROUPS * 4) {
-      if (elect_one()) load_tiles(p, one, s);
+      if (elect_one()) load_tiles(p, s);
       __syncwarp();
     }
   } else {
     registers_grow<kMathRegisters>();
-    if (warp < 4) multiply_tiles<0>(p, one, s);
-    else multiply_tiles<1>(p, one, s);
+    if (warp < 4) multiply_tiles<0>(p, s);
+    else multiply_tiles<1>(p, s);
   }
 }

@@ -7,6 +7,8 @@ multiplications and one addition for each value and K block, where a weight scal
 
 Groups (experts) share m and n. Their operands lie behind each other, each [m, k_g]; scales of all K blocks behind each
 other with m (or n) contiguous. One launch serves up to 64 groups: their tensor maps are kernel arguments.
+
+All tiles take about the same time, so a last round of few tiles leaves most multiprocessors idle: `splits_tail`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from threefs.compute_kernels.deep_gemm.checks import Quantised, check_fine_opera
 from threefs.compute_kernels.deep_gemm.layout import (
     K_BLOCK,
     ceil_div,
+    even_rounds,
     get_col_major_tma_aligned_tensor,
     set_addend,
     sms_limit,
@@ -35,6 +38,7 @@ __all__ = [
     "k_grouped_fp8_gemm_nt_contiguous",
     "k_grouped_wgrad_gemm_fp8_fp8_fp32_nt",
     "reference_wgrad",
+    "splits_tail",
     "wgrad_gemm_fp8_fp8_fp32_nt",
     "wgrad_source",
 ]
@@ -47,8 +51,8 @@ _SHARED_BYTES = _STAGES * ((_BLOCK_M + _BLOCK_N) * (K_BLOCK + 4) + 16) + 8 * _PI
 
 
 @lru_cache(maxsize=8)
-def wgrad_source(groups: int) -> KernelSource:
-    """`groups`: how many the arguments hold; a power of two up to 64."""
+def wgrad_source(groups: int, split_tail: bool = False) -> KernelSource:
+    """`groups`: how many the arguments hold; a power of two up to 64. `split_tail`: see `splits_tail`."""
     constants = {
         "BLOCK_N": _BLOCK_N,
         "MATH_GROUPS": 2,
@@ -60,6 +64,7 @@ def wgrad_source(groups: int) -> KernelSource:
         "TURNS": 1,
         "LAYOUT": 0,
         "GROUPS": groups,
+        "SPLIT_TAIL": int(split_tail),
     }
     return KernelSource(_FILE, "fp8_wgrad", tuple(constants.items()), (Wgmma("e4m3", _BLOCK_N),))
 
@@ -91,6 +96,14 @@ def _scale_map(scale: torch.Tensor, box: int) -> TensorMap:
     return tensor_map_at(scale.data_ptr(), scale.dtype, (rows, blocks), (scale.stride(1),), (box, 1), 0)
 
 
+def splits_tail(tiles: int, k_blocks: int, sms: int) -> bool:
+    """Whether the last round has at most a tile for two blocks, so that clusters of two take half of K each.
+
+    Below 16 K blocks a tile the exchange of sums costs as much as is saved.
+    """
+    return sms % 2 == 0 and 0 < tiles % sms <= sms // 2 and k_blocks >= 16
+
+
 def _launch(
     a: torch.Tensor, scale_a: torch.Tensor, b: torch.Tensor, scale_b: torch.Tensor, out: torch.Tensor, ks: list[int]
 ) -> None:
@@ -120,7 +133,11 @@ def _launch(
         values.first_block[: len(part) + 1] = list(accumulate(blocks, initial=at))
         values.m, values.n, values.groups, values.raster = m, n, len(part), max(2048 // _BLOCK_M, 1)
         tiles = ceil_div(m, _BLOCK_M) * ceil_div(n, _BLOCK_N) * len(part)
-        loaded(wgrad_source(width)).launch(Launch((min(tiles, sms), 1, 1), 384, _SHARED_BYTES), (values,), a.device)
+        split = splits_tail(tiles, sum(blocks) // len(part), sms)
+        blocks_max = even_rounds(tiles, sms) if len(set(part)) == 1 else min(tiles, sms)
+        grid, cluster = (sms, 2) if split else (blocks_max, 1)
+        launch = Launch((grid, 1, 1), 384, _SHARED_BYTES, cluster)
+        loaded(wgrad_source(width, split)).launch(launch, (values,), a.device)
         at += sum(blocks)
 
 

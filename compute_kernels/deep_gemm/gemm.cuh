@@ -12,9 +12,13 @@ constexpr u32 kMathThreads = 128 * MATH_GROUPS, kThreads = kMathThreads + 128;
 constexpr u32 kPair = CLUSTER;                // blocks that share an operand by multicast
 constexpr u32 kCluster = CLUSTER * SPLIT_K;   // one of the two is 1
 constexpr u32 kRowsA = kBlockM / (SHARE_A ? kPair : 1), kRowsB = kBlockN / (SHARE_A ? 1 : kPair);
+// Groups begin at multiples of 128 rows at most: a tile of 256 may hold the end of one and the beginning of the next. It is
+// then worked on once for each of its halves, and each pass writes its own half.
+constexpr u32 kPasses = LAYOUT == kContiguous && kBlockM > 128 ? 2 : 1;
 constexpr u32 kStagingPitch = 144;            // 64 bf16 + 16 bytes: eight rows fall into different banks
 constexpr u32 kStagingBytes = 16 * kStagingPitch;  // of one warp
 
+static_assert(kPasses == 1 || kBlockM == 256, "halves of 128 rows");
 static_assert(kBlockN % 8 == 0 && kBlockN <= 256, "shape of wgmma");
 static_assert(CLUSTER == 1 || SPLIT_K == 1, "a cluster either shares or splits");
 static_assert(SHARE_A || kPair == 1 || kBlockN % 16 == 0, "half of B must be whole swizzle atoms");
@@ -33,6 +37,8 @@ struct Tile {
   u32 row, column, group;   // row counts over all groups
   u32 row_end;              // rows from here on are not written
   bool skip;
+  u32 row_first = 0;        // nor are rows before this one
+  bool again = false;       // its other half belongs to another group: it comes once more
 };
 
 // Tiles of a cluster in order: `index` counts pairs of tiles when an operand is shared.
@@ -43,7 +49,7 @@ struct Scheduler {
     return row_units * ceil_div(ceil_div(p.n, kBlockN), SHARE_A ? kPair : 1) * (LAYOUT == kKGrouped ? p.groups : 1);
   }
 
-  DEVICE Tile at(const Problem& p, u32 index, u32 rank) {
+  DEVICE Tile at(const Problem& p, u32 index, u32 rank, u32 pass = 0) {
     const u32 n_units = ceil_div(ceil_div(p.n, kBlockN), SHARE_A ? kPair : 1);
     u32 m_units, first_unit = 0;
     if constexpr (LAYOUT == kMasked) {
@@ -67,7 +73,13 @@ struct Scheduler {
     }
     Tile tile{m_block * kBlockM, n_block * kBlockN, 0, p.rows, false};
     if constexpr (LAYOUT == kContiguous) {
-      const i32 id = __ldg(p.gGroups + tile.row);
+      i32 id = __ldg(p.gGroups + tile.row);
+      if constexpr (kPasses == 2) {
+        const u32 middle = tile.row + kBlockM / 2;
+        const i32 later = middle < p.rows ? __ldg(p.gGroups + middle) : id;
+        if (id != later && pass == 0) tile.row_end = middle, tile.again = true;
+        if (pass > 0) tile.row_first = middle, id = later;
+      }
       tile.skip = id < 0;
       tile.group = id < 0 ? 0 : id;
     }

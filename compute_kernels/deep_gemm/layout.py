@@ -15,6 +15,7 @@ from threefs.compute_kernels.jit.driver import require_hopper
 __all__ = [
     "ceil_div",
     "contiguous_alignment",
+    "even_rounds",
     "get_col_major_tma_aligned_tensor",
     "get_m_alignment_for_contiguous_layout",
     "get_num_sms",
@@ -78,6 +79,11 @@ def get_num_sms() -> int:
     if _sms_limit is not None:
         return _sms_limit
     return require_hopper(torch.cuda.current_device() if torch.cuda.is_available() else 0)
+
+
+def even_rounds(tiles: int, blocks_max: int) -> int:
+    """The fewest blocks that take as many rounds as `blocks_max`: idle multiprocessors leave power to the others."""
+    return ceil_div(tiles, ceil_div(tiles, blocks_max)) if tiles else 0
 
 
 def sms_limit() -> int | None:

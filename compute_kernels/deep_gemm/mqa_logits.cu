@@ -5,9 +5,12 @@
 // tile share every key that is loaded. Each of the two works on two accumulators of at most 128 columns in turn: while
 // one is summed, the other's products run. A tile of more columns than that fills both, else they take tiles by turns.
 //
-// PAGED 0: keys lie in a row, each query sees [start, end); blocks of queries go round the grid, the last (longest) first.
-// PAGED 1: a request's keys lie in pages of 64 (values, then the scales of the page); a plan of (request, unit of 128
-// keys) pairs says where each part begins; query n of a request sees all but its last next_n - 1 - n keys.
+// Work is counted in units: 128 keys of one request (PAGED 1) or of QUERIES neighbouring queries (PAGED 0, also called a
+// request here). Every block takes an equal share of all units, one after the other, whichever requests they belong to.
+//
+// PAGED 0: keys lie in a row, each query sees [start, end); a block finds its share itself.
+// PAGED 1: a request's keys lie in pages of 64 (values, then the scales of the page); a plan of (request, unit) pairs says
+// where each share begins; query n of a request sees all but its last next_n - 1 - n keys.
 //
 // Compile-time constants: HEADS, QUERIES, HEAD_DIM, STAGES, PAGED
 #include "wgmma.cuh"
@@ -32,43 +35,82 @@ struct Arguments {
   u32 queries, keys, requests, pages_max, columns, stride, clean, compressed;
 };
 
+// What the queries of one request see together; keys that all of them see.
+struct Range {
+  u32 first, units;
+  u32 all_from, all_to;
+};
+
+DEVICE Range range_of(const Arguments& p, u32 request) {
+  if constexpr (PAGED) {
+    const u32 length = u32(__ldg(p.gEnd + request));
+    return Range{0, larger(ceil_div(length, kKeys), 1u), 0, length - smaller(length, QUERIES - 1u)};
+  }
+  u32 low = 0xffffffffu, high = 0, all_from = 0, all_to = request * QUERIES + QUERIES > p.queries ? 0 : 0xffffffffu;
+  for (u32 i = 0; i < QUERIES && request * QUERIES + i < p.queries; ++i) {
+    const i32 start = __ldg(p.gStart + request * QUERIES + i), end = __ldg(p.gEnd + request * QUERIES + i);
+    all_from = larger(all_from, u32(start)), all_to = smaller(all_to, u32(larger(end, 0)));
+    if (start < end) low = smaller(low, u32(start)), high = larger(high, u32(end));
+  }
+  const u32 first = high == 0 ? 0 : low / 32 * 32;
+  return Range{first, larger(ceil_div(high == 0 ? 0 : high - first, kKeys), 1u), all_from, all_to};
+}
+
+// A block's share: from a unit of a request up to, but not including, another.
+struct Share {
+  u32 request, unit, last_request, last_unit;
+};
+
 struct Segment {
   u32 query, request, first_key, tiles;
-  u32 all_from, all_to;  // keys that all queries see
+  Range range;
 };
 
 struct Walk {
-  u32 request, unit, last_request, last_unit;
-  DEVICE explicit Walk(const Arguments& p) {
-    if constexpr (PAGED) {
-      const i32* row = p.gPlan + blockIdx.x * 2;
-      request = __ldg(row), unit = __ldg(row + 1), last_request = __ldg(row + 2), last_unit = __ldg(row + 3);
-    } else {
-      request = ceil_div(p.queries, QUERIES) - 1 - blockIdx.x;  // counts down: wraps past 0 at the end
-    }
-  }
+  Share at;
+  DEVICE explicit Walk(const Share& share) : at(share) {}
 
   DEVICE bool next(const Arguments& p, Segment& s) {
-    if constexpr (PAGED) {
-      if (request >= p.requests || request > last_request || (request == last_request && unit >= last_unit)) return false;
-      const u32 length = u32(__ldg(p.gEnd + request)), units = larger(ceil_div(length, kKeys), 1u);
-      s = Segment{request * QUERIES, request, unit * kKeys, (request == last_request ? last_unit : units) - unit, 0, length - smaller(length, QUERIES - 1u)};
-      ++request, unit = 0;
-      return true;
-    }
-    if (i32(request) < 0) return false;
-    u32 low = 0xffffffffu, high = 0, all_from = 0, all_to = request * QUERIES + QUERIES > p.queries ? 0 : 0xffffffffu;
-    for (u32 i = 0; i < QUERIES && request * QUERIES + i < p.queries; ++i) {
-      const i32 start = __ldg(p.gStart + request * QUERIES + i), end = __ldg(p.gEnd + request * QUERIES + i);
-      all_from = larger(all_from, u32(start)), all_to = smaller(all_to, u32(larger(end, 0)));
-      if (start < end) low = smaller(low, u32(start)), high = larger(high, u32(end));
-    }
-    const u32 first = high == 0 ? 0 : low / 32 * 32;
-    s = Segment{request * QUERIES, 0, first, high == 0 ? 0 : ceil_div(high - first, kKeys), all_from, all_to};
-    request -= gridDim.x;
+    if (at.request >= p.requests || at.request > at.last_request || (at.request == at.last_request && at.unit >= at.last_unit)) return false;
+    const Range range = range_of(p, at.request);
+    const u32 end = at.request == at.last_request ? at.last_unit : range.units;
+    s = Segment{at.request * QUERIES, at.request, range.first + at.unit * kKeys, end - at.unit, range};
+    ++at.request, at.unit = 0;
     return true;
   }
 };
+
+// PAGED 0: every thread counts the units of a few requests; whose units hold an end of the block's share writes it down.
+DEVICE void find_share(const Arguments& p, u32* sSums, Share& sShare) {
+  const u32 each = ceil_div(p.requests, kThreads), first = smaller(threadIdx.x * each, p.requests), last = smaller(first + each, p.requests);
+  u32 mine = 0;
+  for (u32 request = first; request < last; ++request) mine += range_of(p, request).units;
+  u32 upto = mine;
+#pragma unroll
+  for (u32 d = 1; d < 32; d *= 2) {
+    const u32 left = __shfl_up_sync(0xffffffffu, upto, d);
+    if (lane_index() >= d) upto += left;
+  }
+  if (lane_index() == 31) sSums[threadIdx.x / 32] = upto;
+  __syncthreads();
+  u32 total = 0;
+#pragma unroll
+  for (u32 warp = 0; warp < kThreads / 32; ++warp) {
+    if (warp == threadIdx.x / 32) upto += total;
+    total += sSums[warp];
+  }
+#pragma unroll
+  for (u32 edge = 0; edge < 2; ++edge) {
+    u32* where = edge == 0 ? &sShare.request : &sShare.last_request;
+    const u32 target = u32(u64(total) * (blockIdx.x + edge) / gridDim.x);
+    if (threadIdx.x == 0 && target == total) where[0] = p.requests, where[1] = 0;
+    u32 before = upto - mine;
+    if (target < before || target >= upto) continue;
+    u32 request = first, units;
+    while (target >= before + (units = range_of(p, request).units)) before += units, ++request;
+    where[0] = request, where[1] = target - before;
+  }
+}
 
 struct Ring {
   u32 stage = 0, parity = 0;
@@ -82,11 +124,13 @@ struct alignas(1024) Shared {
   u8 sK[STAGES][kKeyBytes];
   float sScales[STAGES][kKeys];
   u64 fullQ[2], emptyQ[2], full[STAGES], empty[STAGES];
+  Share share;
+  u32 sums[kThreads / 32];
 };
 
 // ---------------------------------------------------------------- load
 DEVICE void load(const Arguments& p, Shared& s, const TensorMap& map_q, const TensorMap& map_k, const TensorMap& map_scales) {
-  Walk walk(p);
+  Walk walk(s.share);
   Segment segment;
   Ring ring;
   for (u32 turn = 0; walk.next(p, segment); ++turn) {
@@ -120,20 +164,18 @@ DEVICE void load(const Arguments& p, Shared& s, const TensorMap& map_q, const Te
 }
 
 // Three warps that would idle write -infinity where no tile comes.
-DEVICE void fill(const Arguments& p, u32 thread, u32 threads) {
-  Walk walk(p);
+DEVICE void fill(const Arguments& p, const Shared& s, u32 thread, u32 threads) {
+  Walk walk(s.share);
   Segment segment;
   while (walk.next(p, segment)) {
-    if (PAGED && segment.first_key > 0) continue;
+    if (segment.first_key > segment.range.first) continue;  // whoever has its first unit fills
     for (u32 i = 0; i < QUERIES && segment.query + i < p.queries; ++i) {
       float* gRow = p.gOut + u64(segment.query + i) * p.stride;
-      u32 from = segment.first_key + segment.tiles * kKeys;
-      if constexpr (PAGED) {
-        from = larger(ceil_div(u32(__ldg(p.gEnd + segment.request)), kKeys), 1u) * kKeys;
-      } else if (p.compressed) {
+      u32 from = segment.range.first + segment.range.units * kKeys;
+      if (!PAGED && p.compressed) {
         from = u32(larger(__ldg(p.gEnd + segment.query + i) - __ldg(p.gStart + segment.query + i), 0));
       } else {
-        for (u32 j = thread; j < smaller(segment.first_key, p.columns); j += threads) gRow[j] = -infinity();
+        for (u32 j = thread; j < smaller(segment.range.first, p.columns); j += threads) gRow[j] = -infinity();
       }
       for (u32 j = from + thread; j < p.columns; j += threads) gRow[j] = -infinity();
     }
@@ -259,7 +301,7 @@ struct Math {
     }
 #pragma unroll
     for (u32 i = 0; i < kStores; ++i) value[i] = quad_sums(part[4 * i], part[4 * i + 1], part[4 * i + 2], part[4 * i + 3]);
-    const bool simple = first_key >= segment.all_from && first_key + kKeys <= smaller(segment.all_to, p.columns) && !p.compressed;
+    const bool simple = first_key >= segment.range.all_from && first_key + kKeys <= smaller(segment.range.all_to, p.columns) && !p.compressed;
 #pragma unroll
     for (u32 i = 0; i < kStores; ++i) {
       const float logit = value[i] * scale[i];
@@ -299,7 +341,7 @@ struct Math {
 
 template <u32 kGroup>
 DEVICE void multiply(const Arguments& p, Shared& s) {
-  Walk walk(p);
+  Walk walk(s.share);
   Math<kGroup> math{p, s};
   for (u32 turn = 0; walk.next(p, math.segment); ++turn) {
     const u32 slot = turn % 2;
@@ -328,6 +370,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   }
   wait_for_previous_kernel();
   let_next_kernel_start();
+  if constexpr (PAGED) {
+    if (threadIdx.x < 4) (&s.share.request)[threadIdx.x] = u32(__ldg(p.gPlan + blockIdx.x * 2 + threadIdx.x));
+  } else {
+    find_share(p, s.sums, s.share);
+  }
   __syncthreads();
   if (warp >= 8) {
     registers_shrink<kLoadRegisters>();
@@ -335,7 +382,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       if (elect_one()) load(p, s, map_q, map_k, map_scales);
       __syncwarp();
     } else if (p.clean) {
-      fill(p, threadIdx.x - 9 * 32, 96);
+      fill(p, s, threadIdx.x - 9 * 32, 96);
     }
   } else {
     registers_grow<kMathRegisters>();

@@ -66,7 +66,7 @@ class _Arguments(ctypes.Structure):
 
 
 def _shared_bytes(columns: int, head_dim: int) -> int:
-    return ceil_div(2 * columns * head_dim + _STAGES * (_KEYS * (head_dim + 4) + 16) + 32, 1024) * 1024
+    return ceil_div(2 * columns * head_dim + _STAGES * (_KEYS * (head_dim + 4) + 16) + 96, 1024) * 1024
 
 
 def _check(name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
@@ -158,12 +158,12 @@ def _launch_plain(
     pointers = (weights, *ranges)
     arguments = _Arguments(
         *(tensor.data_ptr() for tensor in pointers), 0, 0, out.data_ptr(),
-        s, s_k, 0, 0, out.shape[1], out.stride(0), int(clean), int(compressed),
+        s, s_k, ceil_div(s, queries), 0, out.shape[1], out.stride(0), int(clean), int(compressed),
     )  # fmt: skip
     map_q = tensor_map(q, (head_dim, s * heads), (head_dim,), (head_dim, _COLUMNS), swizzle_bytes=head_dim)
     map_k = tensor_map(keys, (head_dim, s_k), (head_dim,), (head_dim, _KEYS), swizzle_bytes=head_dim)
     map_scales = tensor_map(scales, (s_k, 1), (ceil_div(s_k, 4) * 4,), (_KEYS, 1), swizzle_bytes=0)
-    launch = Launch((min(ceil_div(s, queries), sms), 1, 1), 384, _shared_bytes(_COLUMNS, head_dim))
+    launch = Launch((sms, 1, 1), 384, _shared_bytes(_COLUMNS, head_dim))
     loaded(mqa_source(heads, queries, head_dim, False)).launch(launch, (map_q, map_k, map_scales, arguments), q.device)
 
 

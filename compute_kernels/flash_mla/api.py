@@ -21,7 +21,7 @@ from threefs.compute_kernels.flash_mla.checks import (
     sms_of,
 )
 from threefs.compute_kernels.flash_mla.dense_decode import HEAD, ROWS, decode, make_plan
-from threefs.compute_kernels.flash_mla.fp8_api import fp8_attention
+from threefs.compute_kernels.flash_mla.fp8_api import Fp8Call, fp8_attention
 from threefs.compute_kernels.jit import replay
 
 __all__ = ["FlashMLASchedMeta", "flash_mla_with_kvcache", "get_mla_metadata"]
@@ -93,10 +93,8 @@ def flash_mla_with_kvcache(
         expect(num_splits is None, lambda: "num_splits must be None with a lazy plan: the plan holds it")
         if not isinstance(tile_scheduler_metadata, FlashMLASchedMeta):
             raise InvalidInput("an FP8 cache needs the lazy plan: call get_mla_metadata() without arguments")
-        return fp8_attention(
-            q, k_cache, block_table, cache_seqlens, head_dim_v, tile_scheduler_metadata, scale, causal, indices,
-            attn_sink, topk_length,
-        )  # fmt: skip
+        arguments = (q, k_cache, block_table, cache_seqlens, head_dim_v, scale, causal, indices, attn_sink, topk_length)
+        return fp8_attention(Fp8Call(*arguments), tile_scheduler_metadata)
     for name, tensor in (("indices", indices), ("attn_sink", attn_sink), ("topk_length", topk_length)):
         expect(tensor is None, lambda name=name: f"{name} is given; it needs is_fp8_kvcache=True")  # type: ignore[misc]
     if block_table is None or cache_seqlens is None:

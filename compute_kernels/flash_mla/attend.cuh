@@ -12,7 +12,6 @@
 // Buffers are freed by halves (columns 0-255 and the 64 rotary ones; columns 256-511), each by its last reader.
 //
 // Compile-time constants, set by the Python beside each kernel:
-//   CLUSTER  row tiles that receive each key block by one multicast
 //   HALF     0: bf16, 1: fp16
 //   GATHER   0: keys come by copy engine; 1: threads write them, rows that do not count are marked in a bit mask
 //   CAUSAL   if GATHER: whether query positions may see different numbers of keys
@@ -255,11 +254,7 @@ DEVICE void await_values(Shared& s, u32 buffer, u32 half, u32 parity, u32 keys) 
 
 DEVICE void release(u64* empty) {
   __syncwarp();
-  if constexpr (CLUSTER > 1) {
-    if (lane_index() < CLUSTER) barrier_arrive_at(empty, lane_index());
-  } else {
-    if (lane_index() == 0) barrier_arrive(empty);
-  }
+  if (lane_index() == 0) barrier_arrive(empty);
 }
 
 // Q is this block's own, so only its own load warp hears of it.
@@ -306,20 +301,39 @@ DEVICE void store_final(const Arguments& p, const Output& rO, const Rows& rows, 
   }
 }
 
+// The power of two by which the largest value of row `r` divided ends in [2^14, 2^15): fp16 keeps 2^-39 of that. A row
+// with an infinite value is not scaled.
+DEVICE i32 partial_exponent(const Output& rO, u32 r, float inverse) {
+  float top = 0.f;
+#pragma unroll
+  for (u32 i = 0; i < 64; ++i) top = fmaxf(top, fabsf(rO[4 * (i / 2) + 2 * r + i % 2]));
+  const i32 exponent = i32(__float_as_uint(quad_max(top) * inverse) >> 23) - 127;
+  return exponent == 128 ? 0 : larger(exponent, -100) - 14;
+}
+
+// Half of a row in fp16 with its own power of two: 2^-12 of each value, an eighth of what rounding the output costs.
 DEVICE void store_partial(const Arguments& p, const Output& rO, const Rows& rows, u32 slot, u32 half) {
   const u32 lane = lane_index();
 #pragma unroll
   for (u32 r = 0; r < 2; ++r) {
     const u32 row = blockIdx.x * kRows + threadIdx.x / 32 % 4 * 16 + lane / 4 + 8 * r;
-    if (row >= p.rows) continue;
     const float inverse = rows.sum[r] > 0.f ? 1.f / rows.sum[r] : 0.f;
+    const i32 exponent = partial_exponent(rO, r, inverse);
+    const float factor = inverse * __uint_as_float(u32(127 - exponent) << 23);
     const u64 at = (u64(slot) * p.kv_heads + blockIdx.y) * p.rows + row;
-    float* gRow = p.gPartial + at * 512 + half * 256 + lane % 4 * 2;
+    u16* gRow = static_cast<u16*>(p.gPartial) + at * 512 + half * 256 + lane % 4 * 8;
 #pragma unroll
-    for (u32 j = 0; j < 32; ++j)
-      *reinterpret_cast<float2*>(gRow + j * 8) = make_float2(rO[4 * j + 2 * r] * inverse, rO[4 * j + 2 * r + 1] * inverse);
-    if (half == 0 && lane % 4 == 0)
-      p.gPartialLse[at] = rows.sum[r] > 0.f ? rows.max[r] + log2_fast(rows.sum[r]) : -infinity();
+    for (u32 g = 0; g < 8; ++g) {
+      u32 packed[4];
+#pragma unroll
+      for (u32 i = 0; i < 4; ++i) packed[i] = pack_fp16(rO[16 * g + 4 * i + 2 * r] * factor, rO[16 * g + 4 * i + 2 * r + 1] * factor);
+      const uint4 eight = transpose_quad(packed[0], packed[1], packed[2], packed[3]);
+      if (row < p.rows) *reinterpret_cast<uint4*>(gRow + g * 32) = eight;
+    }
+    if (lane % 4 == 0 && row < p.rows) {
+      if (half == 0) p.gPartialLse[at * 4] = rows.sum[r] > 0.f ? rows.max[r] + log2_fast(rows.sum[r]) : -infinity();
+      p.gPartialLse[at * 4 + 1 + half] = float(exponent);
+    }
   }
 }
 
@@ -381,15 +395,10 @@ DEVICE void left_pair(const Arguments& p, Shared& s, Output& rO, Rows& rows, con
     release(&s.empty[0][0]);
     return;
   }
-#if !GATHER
-  named_barrier_sync(kP1, kMathThreads);
-#endif
   wgmma_wait<0>();
   pin_registers(rO);
-  release(&s.empty[0][0]);
-#if GATHER  // fetching by threads takes longer: they shall hear at once, not when the other group has its weights
+  release(&s.empty[0][0]);  // before the wait for the other group: what follows in this half has the longest way
   named_barrier_sync(kP1, kMathThreads);
-#endif
 
   float after[2];
   read_max(after, s.sMax[1]);
@@ -495,7 +504,7 @@ DEVICE void init_barriers(Shared& s, u32 writers = 1) {
   barrier_init(&s.fullQ, 1);
   barrier_init(&s.emptyQ, 8);
   for (u32 i = 0; i < 2 * kFulls; ++i) barrier_init(&s.full[0][0] + i, writers);
-  for (u32 i = 0; i < 4; ++i) barrier_init(&s.empty[0][0] + i, 4 * CLUSTER);
+  for (u32 i = 0; i < 4; ++i) barrier_init(&s.empty[0][0] + i, 4);
   barrier_init_fence();
 }
 

@@ -5,8 +5,10 @@
 
 // ALL: 1 if any request may be split, in any number of pieces: then each block looks at every row in its turn.
 // TEAMS: warps of a row, each of which sums every TEAMS-th split. One for few splits, eight for many.
+// SCALED: 1 if partial results are fp16, each half of a row with a scale; else they are float32.
 constexpr u32 kTeams = TEAMS, kThreads = 32 * kTeams, kValues = 512;
-constexpr u32 kColumns = kValues / 4, kChunks = kColumns / 32;  // a column is four values, a lane has four of them
+constexpr u32 kColumns = kValues / 4, kOwn = kColumns / 32;  // a column is four values, a lane has four of them
+constexpr u32 kChunks = SCALED ? 2 : 4;                      // of 16 bytes, which a lane fetches of a split
 constexpr u32 kAhead = 4;     // splits of a warp whose values travel before their weights are known
 constexpr u32 kListed = 160;  // parts of a plan
 #if HALF
@@ -54,33 +56,46 @@ DEVICE void list_requests(Shared& s, const i32* gPlan, u32 parts) {
   if (lane_index() == 0) s.sCount = count;
 }
 
+DEVICE void add_four(float4& sum, float4 v, float weight) {
+  sum = make_float4(fmaf(weight, v.x, sum.x), fmaf(weight, v.y, sum.y), fmaf(weight, v.z, sum.z), fmaf(weight, v.w, sum.w));
+}
+
 // A row's partial results: split i lies `step` rows after split i - 1.
 struct Partials {
-  const float4* gValues;
-  const float* gLse;
+  const uint4* gValues;
+  const float* gLse;  // four a row: see walk.cuh
   u64 step;
 
-  DEVICE float lse(u32 split) const { return gLse[split * step]; }
+  DEVICE float lse(u32 split) const { return gLse[split * step * 4]; }
 
-  DEVICE void fetch(float4 (&values)[kChunks], u32 split) const {
+  DEVICE void fetch(uint4 (&values)[kChunks], u32 split) const {
 #pragma unroll
-    for (u32 c = 0; c < kChunks; ++c) values[c] = __ldcs(gValues + split * step * kColumns + c * 32 + lane_index());
+    for (u32 c = 0; c < kChunks; ++c) values[c] = __ldcs(gValues + (split * step * kChunks + c) * 32 + lane_index());
+  }
+
+  // Adds a split's values, whose lse is `shift` + log2 of its weight.
+  DEVICE void add(float4 (&sum)[kOwn], const uint4 (&values)[kChunks], u32 split, float shift) const {
+    const float lse_split = lse(split) - shift;
+#pragma unroll
+    for (u32 c = 0; c < kChunks; ++c) {
+      if constexpr (SCALED) {
+        const float weight = exp2_fast(lse_split + gLse[split * step * 4 + 1 + c]);
+        add_four(sum[2 * c], floats_of_fp16(values[c].x, values[c].y), weight);
+        add_four(sum[2 * c + 1], floats_of_fp16(values[c].z, values[c].w), weight);
+      } else {
+        const float4 four = make_float4(__uint_as_float(values[c].x), __uint_as_float(values[c].y), __uint_as_float(values[c].z), __uint_as_float(values[c].w));
+        add_four(sum[c], four, exp2_fast(lse_split));
+      }
+    }
   }
 };
 
-DEVICE void add(float4 (&sum)[kChunks], const float4 (&values)[kChunks], float weight) {
-#pragma unroll
-  for (u32 c = 0; c < kChunks; ++c) {
-    sum[c].x = fmaf(weight, values[c].x, sum[c].x);
-    sum[c].y = fmaf(weight, values[c].y, sum[c].y);
-    sum[c].z = fmaf(weight, values[c].z, sum[c].z);
-    sum[c].w = fmaf(weight, values[c].w, sum[c].w);
-  }
-}
+// Which column of a row a lane's i-th is: chunks are 16 bytes.
+DEVICE u32 column_of(u32 lane, u32 i) { return SCALED ? (i / 2 * 32 + lane) * 2 + i % 2 : i * 32 + lane; }
 
 // This warp's share of a row's weighted sum, with weights 2^(lse - shift); `total` is the sum of all weights.
-DEVICE void sum_splits(const Partials& row, u32 splits, u32 team, float4 (&sum)[kChunks], float& shift, float& total) {
-  float4 values[kAhead][kChunks];
+DEVICE void sum_splits(const Partials& row, u32 splits, u32 team, float4 (&sum)[kOwn], float& shift, float& total) {
+  uint4 values[kAhead][kChunks];
 #pragma unroll
   for (u32 a = 0; a < kAhead; ++a)
     if (team + a * kTeams < splits) row.fetch(values[a], team + a * kTeams);
@@ -91,14 +106,14 @@ DEVICE void sum_splits(const Partials& row, u32 splits, u32 team, float4 (&sum)[
   for (u32 i = lane_index(); i < splits; i += 32) weights += exp2_fast(row.lse(i) - shift);
   total = warp_sum(weights);
 #pragma unroll
-  for (u32 c = 0; c < kChunks; ++c) sum[c] = make_float4(0.f, 0.f, 0.f, 0.f);
+  for (u32 i = 0; i < kOwn; ++i) sum[i] = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
   for (u32 a = 0; a < kAhead; ++a)
-    if (team + a * kTeams < splits) add(sum, values[a], exp2_fast(row.lse(team + a * kTeams) - shift));
+    if (team + a * kTeams < splits) row.add(sum, values[a], team + a * kTeams, shift);
 #pragma unroll 4
   for (u32 split = team + kAhead * kTeams; split < splits; split += kTeams) {
     row.fetch(values[0], split);
-    add(sum, values[0], exp2_fast(row.lse(split) - shift));
+    row.add(sum, values[0], split, shift);
   }
 }
 
@@ -108,7 +123,7 @@ DEVICE void store(u16* gRow, u32 column, float4 sum, float inverse) {
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
-    mla_combine(const i32* gPlan, const i32* gSplits, const float* gPartial, const float* gPartialLse, u16* gOut,
+    mla_combine(const i32* gPlan, const i32* gSplits, const uint4* gPartial, const float* gPartialLse, u16* gOut,
                 float* gLse, const float* gSink, u32 parts, u32 rows, u32 s_q, u32 heads, u32 kv_heads, u32 batch) {
   __shared__ Shared s;
   const u32 thread = threadIdx.x, team = thread / 32;
@@ -123,8 +138,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     const u32 first = gSplits[request], splits = gSplits[request + 1] - first;
     if (ALL && splits < 2) continue;
     const u64 at = u64(first) * rows_all + row_all;
-    const Partials partials{reinterpret_cast<const float4*>(gPartial) + at * kColumns, gPartialLse + at, rows_all};
-    float4 sum[kChunks];
+    const Partials partials{gPartial + at * kChunks * 32, gPartialLse + at * 4, rows_all};
+    float4 sum[kOwn];
     float shift, total;
     sum_splits(partials, splits, team, sum, shift, total);
 
@@ -134,10 +149,10 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     u16* gRow = gOut + ((u64(request) * s_q + position) * heads + head) * kValues;
     if constexpr (kTeams == 1) {
 #pragma unroll
-      for (u32 c = 0; c < kChunks; ++c) store(gRow, c * 32 + thread, sum[c], inverse);
+      for (u32 i = 0; i < kOwn; ++i) store(gRow, column_of(thread, i), sum[i], inverse);
     } else {
 #pragma unroll
-      for (u32 c = 0; c < kChunks; ++c) s.sSum[team][c * 32 + thread % 32] = sum[c];
+      for (u32 i = 0; i < kOwn; ++i) s.sSum[team][column_of(thread % 32, i)] = sum[i];
       __syncthreads();
       if (thread < kColumns) {
         float4 all = s.sSum[0][thread];

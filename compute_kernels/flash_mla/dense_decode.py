@@ -5,9 +5,9 @@ log of the sum of the exponentials. With `causal`, the last query position sees 
 Work: 2 b h_q s_q s_k (576 + 512) operations. Bytes: b s_k h_kv 1,152 of cache, once. With h_q s_q = 128 that is 242
 operations a byte, about an H100's ridge; below it memory bounds the kernel, above it the tensor cores.
 
-Rows. Heads of one kv head and query positions are folded: row = position * ratio + head. A tile is 64 rows; two
-tiles of a request share each key block by multicast. Keys are cut into parts of equal cost (`plan.cu`), the
-pieces of a request that several parts hold are put together by `combine.cu`.
+Rows. Heads of one kv head and query positions are folded: row = position * ratio + head. A tile is 64 rows. Keys are
+cut into parts of equal cost (`plan.cu`); the pieces of a request that several parts hold are put together by
+`combine.cu`.
 
 Limits: head size 576/512; page a power of two from 16; at most 132 parts; shared memory 226 KiB of 227.
 """
@@ -55,7 +55,7 @@ _TYPES = {torch.bfloat16: ("bf16", 0), torch.float16: ("f16", 1)}
 
 
 def attention_constants(
-    dtype: torch.dtype, *, cluster: int = 1, gather: int = 0, qk_tiles: int = 9, piece: int = 0, whole: int = 0
+    dtype: torch.dtype, *, gather: int = 0, qk_tiles: int = 9, piece: int = 0, whole: int = 0
 ) -> tuple[tuple[tuple[str, int], ...], tuple[Wgmma, ...]]:
     """The constants of attend.cuh and the matrix shapes that it uses."""
     operand, half = _TYPES[dtype]
@@ -64,13 +64,13 @@ def attention_constants(
         Wgmma(operand, 256, a_registers=True, b_transposed=True),  # type: ignore[arg-type]
         Wgmma(operand, 256, b_transposed=True),  # type: ignore[arg-type]
     )
-    names = {"CLUSTER": cluster, "HALF": half, "GATHER": gather, "QK_TILES": qk_tiles, "PIECE": piece, "WHOLE": whole}
+    names = {"HALF": half, "GATHER": gather, "QK_TILES": qk_tiles, "PIECE": piece, "WHOLE": whole}
     return tuple(names.items()), shapes
 
 
 @lru_cache(maxsize=64)
-def decode_source(cluster: int, box: int, dtype: torch.dtype, piece: int = 0) -> KernelSource:
-    constants, shapes = attention_constants(dtype, cluster=cluster, piece=piece)
+def decode_source(box: int, dtype: torch.dtype, piece: int = 0) -> KernelSource:
+    constants, shapes = attention_constants(dtype, piece=piece)
     return KernelSource(_FOLDER / "dense_decode.cu", "mla_dense_decode", (*constants, ("BOX", box)), shapes)
 
 
@@ -85,9 +85,9 @@ def fixed_plan_source(piece: int = PIECE_BLOCKS) -> KernelSource:
 
 
 @lru_cache(maxsize=8)
-def combine_source(dtype: torch.dtype, teams: int, every: bool = False) -> KernelSource:
-    """`every`: any request may be in pieces, as in the batch-invariant mode."""
-    constants = (("HALF", _TYPES[dtype][1]), ("TEAMS", teams), ("ALL", int(every)))
+def combine_source(dtype: torch.dtype, teams: int, every: bool = False, scaled: bool = True) -> KernelSource:
+    """`every`: any request may be in pieces, as in the batch-invariant mode. `scaled`: partial outputs are fp16."""
+    constants = (("HALF", _TYPES[dtype][1]), ("TEAMS", teams), ("ALL", int(every)), ("SCALED", int(scaled)))
     return KernelSource(_FOLDER / "combine.cu", "mla_combine", constants)
 
 
@@ -107,10 +107,6 @@ class DecodeShape(NamedTuple):
     @property
     def row_tiles(self) -> int:
         return -(-self.rows // ROWS)
-
-    @property
-    def cluster(self) -> int:
-        return 2 if self.row_tiles % 2 == 0 and self.page >= 32 else 1
 
     def parts(self, num_sms: int) -> int:
         return max(num_sms // self.kv_heads // self.row_tiles, 1)
@@ -250,23 +246,22 @@ class Results(NamedTuple):
 
     out: torch.Tensor
     lse: torch.Tensor
-    partial: torch.Tensor  # float32 [slots, kv_heads, rows, 512], and behind it the lse of these rows
+    partial: torch.Tensor  # float32: for [slots, kv_heads, rows] four values (see walk.cuh), and then the outputs
 
-    @property
-    def partial_lse(self) -> torch.Tensor:
-        return self.partial[self.partial.shape[0] // (VALUES + 1) * VALUES :]
+    def partial_at(self, scaled: bool) -> tuple[int, int]:
+        """Addresses of partial outputs, fp16 if `scaled`, and of what lies before them."""
+        rows = self.partial.shape[0] // (4 + (VALUES // 2 if scaled else VALUES))
+        return self.partial.data_ptr() + 16 * rows, self.partial.data_ptr()
 
     @classmethod
-    def maker(cls, shape: DecodeShape, slots: int, dtype: torch.dtype, device: torch.device) -> Callable[[], Results]:
+    def maker(
+        cls, shape: DecodeShape, slots: int, dtype: torch.dtype, device: torch.device, scaled: bool = True
+    ) -> Callable[[], Results]:
         """Allocates the results of a call with `slots` partial outputs at most."""
         batch, s_q, heads = shape.batch, shape.s_q, shape.heads
-        partial_values = slots * shape.kv_heads * shape.rows * (VALUES + 1)
+        partial_values = slots * shape.kv_heads * shape.rows * (4 + (VALUES // 2 if scaled else VALUES))
         new_out, new_float = replay.maker(dtype, device), replay.maker(torch.float32, device)
         return lambda: cls(new_out(batch, s_q, heads, VALUES), new_float(batch, heads, s_q), new_float(partial_values))
-
-    @classmethod
-    def empty(cls, shape: DecodeShape, slots: int, dtype: torch.dtype, device: torch.device) -> Results:
-        return cls.maker(shape, slots, dtype, device)()
 
 
 def query_map(q: torch.Tensor, shape: DecodeShape) -> tuple[torch.Tensor, TensorMap]:
@@ -278,19 +273,28 @@ def query_map(q: torch.Tensor, shape: DecodeShape) -> tuple[torch.Tensor, Tensor
 
 
 def launch_combine(
-    shape: DecodeShape, plan: torch.Tensor, splits: torch.Tensor, results: Results, sink: int, *, every: bool
+    shape: DecodeShape,
+    plan: torch.Tensor,
+    splits: torch.Tensor,
+    results: Results,
+    sink: int,
+    *,
+    every: bool,
+    scaled: bool = True,
 ) -> None:
     """Queue the combination of split requests."""
     parts = plan.shape[0]
-    tensors = (plan, splits, results.partial, results.partial_lse, results.out, results.lse)
     numbers = (parts, shape.rows, shape.s_q, shape.heads, shape.kv_heads, shape.batch)
     # By the mean number of splits: the true one is on the device.
     teams = 8 if every or parts >= 16 * shape.batch else 1
     rows = shape.rows * shape.kv_heads * (shape.batch if every else parts)
     launch = Launch((min(rows, COMBINE_BLOCKS[teams]), 1, 1), 32 * teams, 0)
-    pointers = (*(tensor.data_ptr() for tensor in tensors), sink)
+    pointers = (
+        *(plan.data_ptr(), splits.data_ptr(), *results.partial_at(scaled)),
+        *(results.out.data_ptr(), results.lse.data_ptr(), sink),
+    )
     arguments = (*map(ctypes.c_uint64, pointers), *map(ctypes.c_int, numbers))
-    loaded(combine_source(results.out.dtype, teams, every)).launch(launch, arguments, plan.device)
+    loaded(combine_source(results.out.dtype, teams, every, scaled)).launch(launch, arguments, plan.device)
 
 
 def slots_of(shape: DecodeShape, parts: int, keys_max: int, fixed: bool) -> int:
@@ -314,7 +318,7 @@ def decode(
     shape = DecodeShape(batch, s_q, heads, cache.shape[2], cache.shape[1])
     parts = plan.shape[0]
     slots = slots_of(shape, parts, pages.shape[1] * shape.page, fixed)
-    box = min(shape.page, KEYS // shape.cluster)
+    box = min(shape.page, KEYS)
 
     def launch(made: replay.Results) -> bool:
         results = Results(*made)
@@ -325,15 +329,14 @@ def decode(
             (cache.stride(2), cache.stride(1), cache.stride(0)),
             (64, 1, box, 1),
         )
-        tensors = (results.out, results.lse, results.partial, results.partial_lse)
         arguments = Arguments(
             *(tensor.data_ptr() for tensor in (plan, splits, lengths, pages)), 0,
-            *(tensor.data_ptr() for tensor in tensors), 0, 0, 0,
+            results.out.data_ptr(), results.lse.data_ptr(), *results.partial_at(scaled=True), 0, 0, 0,
             scale * LOG2_E, batch,
             pages.stride(0), shape.page, shape.rows, s_q, heads, shape.kv_heads, int(causal and s_q > 1), 0, 0,
         )  # fmt: skip
-        grid = Launch((shape.row_tiles, shape.kv_heads, parts), 384, SHARED_BYTES, shape.cluster)
-        source = decode_source(shape.cluster, box, q.dtype, PIECE_BLOCKS if fixed else 0)
+        grid = Launch((shape.row_tiles, shape.kv_heads, parts), 384, SHARED_BYTES)
+        source = decode_source(box, q.dtype, PIECE_BLOCKS if fixed else 0)
         loaded(source).launch(grid, (map_q, map_k, arguments), q.device)
         if parts > 1 or fixed:
             launch_combine(shape, plan, splits, results, 0, every=fixed)

@@ -340,7 +340,7 @@ DEVICE void finish_sums(const Arguments& p, Shared& s, const Segment& segment, c
     const bool any = !(sum == 0.f);
     float lse = any ? reference + log2_fast(sum) : -infinity();
     if (segment.split) {
-      p.gPartialLse[u64(segment.slot) * p.rows + row] = lse;
+      p.gPartialLse[(u64(segment.slot) * p.rows + row) * 4] = lse;
     } else {
       const u32 position = row / p.heads, head = row % p.heads;
       if (p.gSink != nullptr && any) sum += exp2_fast(fmaf(__ldg(p.gSink + head), kLog2e, -reference));
@@ -362,7 +362,7 @@ DEVICE void store(const Arguments& p, Shared& s, const Segment& segment, const O
       if (row >= p.rows) continue;
       const float inverse = s.sFactor[column];
       if (segment.split) {
-        float* gRow = p.gPartial + (u64(segment.slot) * p.rows + row) * kLatent + dimension;
+        float* gRow = static_cast<float*>(p.gPartial) + (u64(segment.slot) * p.rows + row) * kLatent + dimension;
 #pragma unroll
         for (u32 tile = 0; tile < 4; ++tile)
           *reinterpret_cast<float2*>(gRow + tile * 64) = make_float2(rO[tile][4 * c + e] * inverse, rO[tile][4 * c + 2 + e] * inverse);

@@ -37,7 +37,7 @@ from threefs.compute_kernels.flash_mla.dense_decode import (
     launch_combine,
     slots_of,
 )
-from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, tensor_map
+from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, replay, tensor_map
 
 __all__ = ["FP8_KEY", "decode_fp8_dense", "dequantise_pages", "fp8_decode_source", "quantise_pages"]
 
@@ -99,32 +99,36 @@ def decode_fp8_dense(
     causal: bool,
     sink: torch.Tensor | None,
     fixed: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queue attention over a cache of `quantise_pages`, and the combination. Checked already."""
+) -> replay.Work:
+    """Attention over a cache of `quantise_pages`, and the combination. Checked already."""
     batch, s_q, heads, _ = q.shape
     page = cache.shape[1]
     shape = DecodeShape(batch, s_q, heads, 1, page)
     parts = plan.shape[0]
-    results = Results.empty(shape, slots_of(shape, parts, table.shape[1] * page, fixed), q.dtype, q.device)
+    slots = slots_of(shape, parts, table.shape[1] * page, fixed)
     tile = next(n for n in (16, 32, 64) if n >= min(shape.rows, 64))
     box = min(page, KEYS)
-    map_k = tensor_map(
-        cache,
-        (128, page, _ROW // 128, cache.shape[0]),
-        (_ROW, 128, page * FP8_KEY),
-        (128, box, 5 if box == KEYS else 1, 1),
-    )
-    tensors = (results.out, results.lse, results.partial, results.partial_lse)
-    sink_at = 0 if sink is None else sink.data_ptr()
-    arguments = Arguments(
-        *(tensor.data_ptr() for tensor in (plan, splits, lengths, table)), sink_at,
-        *(tensor.data_ptr() for tensor in tensors), 0, cache.data_ptr(), 0,
-        scale * LOG2_E, batch,
-        table.stride(0), page, shape.rows, s_q, heads, 1, int(causal and s_q > 1), 0, 0,
-    )  # fmt: skip
-    launch = Launch((shape.row_tiles, 1, parts), 384, shared_bytes(tile))
-    source = fp8_decode_source(tile, box, PIECE_BLOCKS if fixed else 0)
-    loaded(source).launch(launch, (map_k, ctypes.c_uint64(q.data_ptr()), arguments), q.device)
-    if parts > 1 or fixed:
-        launch_combine(shape, plan, splits, results, sink_at, every=fixed)
-    return results.out, results.lse
+
+    def launch(made: replay.Results) -> bool:
+        results = Results(*made)
+        map_k = tensor_map(
+            cache,
+            (128, page, _ROW // 128, cache.shape[0]),
+            (_ROW, 128, page * FP8_KEY),
+            (128, box, 5 if box == KEYS else 1, 1),
+        )
+        sink_at = 0 if sink is None else sink.data_ptr()
+        arguments = Arguments(
+            *(tensor.data_ptr() for tensor in (plan, splits, lengths, table)), sink_at,
+            results.out.data_ptr(), results.lse.data_ptr(), *results.partial_at(scaled=False), 0, cache.data_ptr(), 0,
+            scale * LOG2_E, batch,
+            table.stride(0), page, shape.rows, s_q, heads, 1, int(causal and s_q > 1), 0, 0,
+        )  # fmt: skip
+        grid = Launch((shape.row_tiles, 1, parts), 384, shared_bytes(tile))
+        source = fp8_decode_source(tile, box, PIECE_BLOCKS if fixed else 0)
+        loaded(source).launch(grid, (map_k, ctypes.c_uint64(q.data_ptr()), arguments), q.device)
+        if parts > 1 or fixed:
+            launch_combine(shape, plan, splits, results, sink_at, every=fixed, scaled=False)
+        return True
+
+    return replay.Work(Results.maker(shape, slots, q.dtype, q.device, scaled=False), launch)

@@ -32,7 +32,7 @@ from threefs.compute_kernels.flash_mla.dense_decode import (
     launch_combine,
     query_map,
 )
-from threefs.compute_kernels.jit import KernelSource, Launch, loaded
+from threefs.compute_kernels.jit import KernelSource, Launch, loaded, replay
 
 __all__ = [
     "FP8_ROW",
@@ -88,58 +88,77 @@ def decode_fp8(
     scale: float,
     causal: bool,
     sink: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queue attention over an FP8 cache, uint8 [blocks, page, 1, 656], and the combination. Checked already.
+) -> replay.Work:
+    """Attention over an FP8 cache, uint8 [blocks, page, 1, 656], and the combination. Checked already.
 
     With `indices` [b, s_q, k], q is [b * s_q, 1, h, 576] and `lengths` has b * s_q entries.
     """
     batch, s_q, heads, _ = q.shape
-    page = cache.shape[1]
+    page, causal = cache.shape[1], causal and s_q > 1
     shape = DecodeShape(batch, s_q, heads, 1, page)
     parts = plan.shape[0]
-    results = Results.empty(shape, batch + parts, q.dtype, q.device)
-    _folded, map_q = query_map(q, shape)
-    tensors = (results.out, results.lse, results.partial, results.partial_lse)
-    sink_at = 0 if sink is None else sink.data_ptr()
-    arguments = Arguments(
-        *(tensor.data_ptr() for tensor in (plan, splits, lengths)), 0 if table is None else table.data_ptr(), sink_at,
-        *(tensor.data_ptr() for tensor in tensors), 0, cache.data_ptr(), 0 if indices is None else indices.data_ptr(),
-        scale * LOG2_E, batch,
-        0 if table is None else table.stride(0), page, shape.rows, s_q, heads, 1, int(causal and s_q > 1),
-        cache.shape[0] * page, 0 if indices is None else indices.shape[-1],
-    )  # fmt: skip
-    kind = _PAGED if indices is None else _SPARSE
-    launch = Launch((shape.row_tiles, 1, parts), 384, _SHARED_BYTES)
-    loaded(gather_source(kind, causal=causal and s_q > 1)).launch(launch, (map_q, arguments), q.device)
-    if parts > 1:
-        launch_combine(shape, plan, splits, results, sink_at, every=False)
-    return results.out, results.lse
+
+    def launch(made: replay.Results) -> bool:
+        results = Results(*made)
+        _folded, map_q = query_map(q, shape)
+        sink_at = _address(sink)
+        arguments = Arguments(
+            *(plan.data_ptr(), splits.data_ptr(), lengths.data_ptr(), _address(table), sink_at),
+            *(results.out.data_ptr(), results.lse.data_ptr(), *results.partial_at(scaled=True)),
+            *(0, cache.data_ptr(), _address(indices), scale * LOG2_E, batch),
+            *(0 if table is None else table.stride(0), page, shape.rows, s_q, heads, 1, int(causal)),
+            *(cache.shape[0] * page, 0 if indices is None else indices.shape[-1]),
+        )
+        kind = _PAGED if indices is None else _SPARSE
+        grid = Launch((shape.row_tiles, 1, parts), 384, _SHARED_BYTES)
+        loaded(gather_source(kind, causal=causal)).launch(grid, (map_q, arguments), q.device)
+        if parts > 1:
+            launch_combine(shape, plan, splits, results, sink_at, every=False)
+        return True
+
+    return replay.Work(Results.maker(shape, batch + parts, q.dtype, q.device), launch)
+
+
+def _address(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def prefill(
     q: torch.Tensor,
     kv: torch.Tensor,
     indices: torch.Tensor,
-    lengths: torch.Tensor,
+    lengths: torch.Tensor | None,
     scale: float,
     sink: torch.Tensor | None,
     num_sms: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queue sparse prefill: q [s_q, h, d], kv [s_kv, 1, d], indices [s_q, 1, k], lengths [s_q]. Checked already."""
+) -> replay.Work:
+    """Sparse prefill: q [s_q, h, d], kv [s_kv, 1, d], indices [s_q, 1, k], lengths [s_q] or k. Checked already.
+
+    It makes out [s_q, h, 512], the largest logits and the lse [s_q, h].
+    """
     s_q, heads, head = q.shape
     shape = DecodeShape(s_q, 1, heads, 1, 1)
-    results = Results.empty(shape, 1, q.dtype, q.device)
-    top = torch.empty(s_q, heads, dtype=torch.float32, device=q.device)
-    _folded, map_q = query_map(q.view(s_q, 1, heads, head), shape)
-    arguments = Arguments(
-        0, 0, lengths.data_ptr(), 0, 0 if sink is None else sink.data_ptr(),
-        results.out.data_ptr(), results.lse.data_ptr(), 0, 0, top.data_ptr(), kv.data_ptr(), indices.data_ptr(),
-        scale * LOG2_E, s_q, 0, 1, heads, 1, heads, 1, 0, kv.shape[0], indices.shape[-1],
-    )  # fmt: skip
-    parts = max(min(num_sms // shape.row_tiles, s_q), 1)
-    launch = Launch((shape.row_tiles, 1, parts), 384, _SHARED_BYTES)
-    loaded(gather_source(_PREFILL, ceil_div(head, ROWS))).launch(launch, (map_q, arguments), q.device)
-    return results.out.view(s_q, heads, VALUES), top, results.lse.view(s_q, heads)
+    new_out, new_float = replay.maker(q.dtype, q.device), replay.maker(torch.float32, q.device)
+
+    def allocate() -> replay.Results:
+        return new_out(s_q, heads, VALUES), new_float(s_q, heads), new_float(s_q, heads)
+
+    def launch(results: replay.Results) -> bool:
+        if s_q == 0:
+            return False
+        out, top, lse = results
+        _folded, map_q = query_map(q.view(s_q, 1, heads, head), shape)
+        arguments = Arguments(
+            *(0, 0, _address(lengths), 0, _address(sink), out.data_ptr(), lse.data_ptr(), 0, 0),
+            *(top.data_ptr(), kv.data_ptr(), indices.data_ptr(), scale * LOG2_E, s_q),
+            *(0, 1, heads, 1, heads, 1, 0, kv.shape[0], indices.shape[-1]),
+        )
+        parts = max(min(num_sms // shape.row_tiles, s_q), 1)
+        grid = Launch((shape.row_tiles, 1, parts), 384, _SHARED_BYTES)
+        loaded(gather_source(_PREFILL, ceil_div(head, ROWS))).launch(grid, (map_q, arguments), q.device)
+        return True
+
+    return replay.Work(allocate, launch)
 
 
 def reference_sparse(

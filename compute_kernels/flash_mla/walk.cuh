@@ -13,13 +13,13 @@ constexpr float kLn2 = 0.6931471805599453f, kLog2e = 1.4426950408889634f;
 struct Arguments {
   const i32* gPlan;       // [parts, 8]: first request, last request, first block, end block, first split
   const i32* gSplits;     // [batch + 1]: running sum of splits
-  const i32* gLengths;    // [batch]
+  const i32* gLengths;    // [batch]; if WHOLE, null where all have indices_stride
   const i32* gPages;      // [batch, pages_max]
   const float* gSink;     // [heads] or null: a logit that takes weight and gives no value
   u16* gOut;              // [batch, s_q, heads, 512]
   float* gLse;            // [batch, heads, s_q], natural log
-  float* gPartial;        // [slots, kv_heads, rows, 512] of requests that are split
-  float* gPartialLse;     // [slots, kv_heads, rows], base 2
+  void* gPartial;         // [slots, kv_heads, rows, 512] of requests that are split, float32 or scaled fp16
+  float* gPartialLse;     // [slots, kv_heads, rows, 4]: lse in base 2, and if fp16: log2 of both halves' scales
   float* gTop;            // WHOLE: [batch, heads, s_q], largest scaled logit
   const u8* gCache;       // GATHER: rows of the cache
   const i32* gIndices;    // GATHER by index: [batch, indices_stride]
@@ -53,7 +53,8 @@ struct Walk {
   // the same: else it waits for the value at once, to have it in a uniform register.
   DEVICE void look_ahead(const Arguments& p) {
 #if WHOLE
-    ahead = __ldg(p.gLengths + smaller(request + i32(gridDim.z), last) + threadIdx.y);
+    ahead = p.indices_stride;
+    if (p.gLengths != nullptr) ahead = __ldg(p.gLengths + smaller(request + i32(gridDim.z), last) + threadIdx.y);
 #endif
   }
 
@@ -62,7 +63,7 @@ struct Walk {
 #if WHOLE
     request += gridDim.z;
     if (request > last) return false;
-    s.request = request, s.length = __shfl_sync(0xffffffffu, ahead, 0);
+    s.request = request, s.length = smaller(u32(larger(i32(__shfl_sync(0xffffffffu, ahead, 0)), 0)), p.indices_stride);
     s.begin = 0, s.end = ceil_div(s.length, kKeys), s.slot = 0, s.split = false;
     return true;
 #else

@@ -168,21 +168,21 @@ DEVICE void tma_multicast_2d(const TensorMap* map, u64* barrier, void* destinati
       : "memory");
 }
 
-DEVICE void tma_multicast_4d(const TensorMap* map, u64* barrier, void* destination, i32 x, i32 y, i32 z, i32 w,
-                             u16 blocks, u64 hint = kEvictNormal) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint"
-      " [%0], [%1, {%3, %4, %5, %6}], [%2], %7, %8;" ::"r"(smem_address(destination)),
-      "l"(reinterpret_cast<u64>(map)), "r"(smem_address(barrier)), "r"(x), "r"(y), "r"(z), "r"(w), "h"(blocks),
-      "l"(hint)
-      : "memory");
-}
-
 // `bytes` (a multiple of 16) as they lie in global memory.
 DEVICE void bulk_load(void* destination, const void* source, u32 bytes, u64* barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(smem_address(destination)),
                "l"(source), "r"(bytes), "r"(smem_address(barrier))
                : "memory");
+}
+
+// Writes a box in shared memory to global memory, what lies inside the tensor; belongs to the thread's next bulk group.
+// Only where `mine`: a branch of one lane would take all that follows out of uniform registers.
+DEVICE void tma_store_2d(const TensorMap* map, u32 source, i32 x, i32 y, bool mine) {
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.u32 p, %4, 0;\n"
+      " @p cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];\n}\n" ::"l"(reinterpret_cast<u64>(map)),
+      "r"(source), "r"(x), "r"(y), "r"(u32(mine))
+      : "memory");
 }
 
 // Adds a box of floats in shared memory to global memory; belongs to the thread's next bulk group.
@@ -309,6 +309,15 @@ DEVICE void add_global_pair(float* address, float x, float y) {
   asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(address), "f"(x), "f"(y) : "memory");
 }
 
+// Writes to block `rank` of the cluster at the offset that `address` has here.
+DEVICE void store_cluster_float4(u32 address, u32 rank, float x, float y, float z, float w) {
+  asm volatile(
+      "{\n .reg .b32 remote;\n mapa.shared::cluster.u32 remote, %0, %1;\n"
+      " st.shared::cluster.v4.f32 [remote], {%2, %3, %4, %5};\n}\n" ::"r"(address),
+      "r"(rank), "f"(x), "f"(y), "f"(z), "f"(w)
+      : "memory");
+}
+
 // Reads from block `rank` of the cluster at the offset that `address` has here.
 DEVICE float4 load_cluster_float4(u32 address, u32 rank) {
   float4 v;
@@ -372,6 +381,16 @@ DEVICE u32 pack_fp16(float low, float high) {
   u32 packed;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
+}
+
+// Two pairs of fp16 as four floats.
+DEVICE float4 floats_of_fp16(u32 pair0, u32 pair1) {
+  float4 v;
+  asm("{\n .reg .b16 a, b, c, d;\n mov.b32 {a, b}, %4;\n mov.b32 {c, d}, %5;\n cvt.f32.f16 %0, a;\n cvt.f32.f16 %1, b;\n cvt.f32.f16 %2, c;\n"
+      " cvt.f32.f16 %3, d;\n}\n"
+      : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+      : "r"(pair0), "r"(pair1));
+  return v;
 }
 
 // Eight bf16 as eight fp16.

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from threefs.compute_kernels import deep_gemm
-from threefs.compute_kernels.deep_gemm import layout
+from threefs.compute_kernels.deep_gemm import api, layout
 from threefs.compute_kernels.deep_gemm.fp8_gemm import reference_gemm
+from threefs.compute_kernels.deep_gemm.tilings import choose_dense
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a Hopper GPU")]
 
@@ -76,9 +77,13 @@ def test_zeros_are_exact() -> None:
     assert bool((out == 0).all())
 
 
-@pytest.mark.parametrize("alignment", [128, 64])
+@pytest.mark.parametrize("alignment", [128, 64, 256])
 @pytest.mark.parametrize(("groups", "n", "k"), [(4, 4096, 7168), (8, 7168, 2048), (5, 576, 1024), (3, 136, 272)])
 def test_contiguous_groups(groups: int, n: int, k: int, alignment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if alignment == 256:  # groups as for 128, and tiles that hold the end of one and the beginning of the next
+        alignment, tiling = 128, choose_dense(4096, 7168, 16384, 132)
+        assert tiling.block_m == 256
+        monkeypatch.setattr(api, "choose_contiguous", lambda *_: tiling)
     monkeypatch.setattr(layout, "_contiguous_alignment", alignment)
     dice = random.Random(groups)
     sizes = [0 if g == 1 else dice.randint(1, 700) for g in range(groups)]

@@ -36,7 +36,8 @@ def _bf16(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("m", "n", "k"), [(1, 576, 7168), (64, 2112, 7168), (130, 264, 72), (1000, 4096, 2048), (4096, 7168, 2048)]
+    ("m", "n", "k"),
+    [(1, 576, 7168), (64, 2112, 7168), (130, 264, 72), (1000, 4096, 2048), (4096, 7168, 2048), (4096, 2112, 7168)],
 )
 @pytest.mark.parametrize("form", ["nt", "nn", "tn", "tt"])
 def test_bf16_dense(form: str, m: int, n: int, k: int) -> None:
@@ -113,7 +114,8 @@ def _fine(rows: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("m", "n", "k"), [(128, 128, 128), (300, 136, 1040), (1, 4, 16), (4096, 7168, 4096), (7168, 2048, 8192)]
+    ("m", "n", "k"),
+    [(128, 128, 128), (300, 136, 1040), (300, 136, 4112), (1, 4, 16), (4096, 7168, 4096), (7168, 2048, 8192)],
 )
 def test_weight_gradient(m: int, n: int, k: int) -> None:
     lhs, rhs = _fine(m, k), _fine(n, k)
@@ -126,7 +128,13 @@ def test_weight_gradient(m: int, n: int, k: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("m", "n", "ks"), [(4096, 7168, [1024, 0, 4096, 3072]), (256, 512, [128, 144, 0, 16, 640] * 15)]
+    ("m", "n", "ks"),
+    [
+        (4096, 7168, [1024, 0, 4096, 3072]),
+        (4096, 7168, [4096, 4096, 0]),
+        (256, 512, [128, 144, 0, 16, 640] * 15),
+        (256, 512, [2048, 144, 0, 16, 4112]),
+    ],
 )
 def test_k_grouped(m: int, n: int, ks: list[int]) -> None:
     sides = [([_fine(rows, k) for k in ks if k]) for rows in (m, n)]

@@ -96,7 +96,7 @@ def test_every_shape_gets_a_valid_tiling_and_a_grid(m: int, n: int, k: int, sms:
     n, k = n * 8, k * 16
     for layout_kind, tiling, groups in (
         (DENSE, choose_dense(m, n, k, sms), 1),
-        (CONTIGUOUS, choose_contiguous(m, n, k, sms), 4),
+        (CONTIGUOUS, choose_contiguous(m, n, sms, 128, 4), 4),
         (MASKED, choose_masked(4, m, n, k, sms), 4),
     ):
         assert tiling.is_valid(groups if layout_kind == MASKED else 0), tiling
@@ -110,7 +110,13 @@ def test_every_shape_gets_a_valid_tiling_and_a_grid(m: int, n: int, k: int, sms:
             )
         else:
             assert launch.grid[0] <= sms * tiling.blocks_per_sm
-    assert choose_contiguous(m, n, k, sms).block_m == 128, "a tile stays inside a group"
+    assert choose_contiguous(m, n, sms, 128, 4).block_m in (128, 256), "at most two groups a tile"
+    assert choose_contiguous(m, n, sms, 64, 4).block_m == 64
+
+
+def test_contiguous_groups_get_tall_tiles_where_few_tiles_hold_two_groups() -> None:
+    for m, n, groups, rows in ((32768, 4096, 4, 256), (32768, 4096, 256, 128), (4096, 4096, 8, 128)):
+        assert choose_contiguous(m, n, 132, 128, groups).block_m == rows, (m, n, groups)
 
 
 @pytest.mark.parametrize(

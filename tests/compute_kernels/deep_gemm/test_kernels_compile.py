@@ -19,7 +19,7 @@ def _in_use() -> list[tuple[int, Tiling]]:
     found: set[tuple[int, Tiling]] = set()
     for n, k in _SHAPES:
         found |= {(DENSE, choose_dense(m, n, k, 132)) for m in (1, 64, 128, 4096)}
-        found |= {(CONTIGUOUS, choose_contiguous(32768, n, k, 132, alignment)) for alignment in (128, 64)}
+        found |= {(CONTIGUOUS, choose_contiguous(32768, n, 132, *how)) for how in ((128, 8), (128, 256), (64, 8))}
         found |= {(MASKED, choose_masked(groups, m, n, k, 132)) for groups, m in ((6, 1024), (32, 20))}
     return sorted(found, key=str)
 

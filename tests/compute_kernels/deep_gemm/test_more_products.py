@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from threefs.compute_kernels import deep_gemm, jit
 from threefs.compute_kernels.deep_gemm import layout
 from threefs.compute_kernels.deep_gemm.bf16_gemm import choose_bf16, reference_bf16_gemm
-from threefs.compute_kernels.deep_gemm.fp8_wgrad import reference_wgrad, wgrad_source
+from threefs.compute_kernels.deep_gemm.fp8_wgrad import reference_wgrad, splits_tail, wgrad_source
 from threefs.compute_kernels.deep_gemm.mqa_logits import mqa_source, reference_mqa_logits
 from threefs.compute_kernels.deep_gemm.tilings import choose_contiguous
 from threefs.compute_kernels.errors import DeviceUnavailable, InvalidInput
@@ -30,10 +30,17 @@ def _fp8(*shape: int) -> torch.Tensor:
     return torch.zeros(*shape).to(torch.float8_e4m3fn)
 
 
-@given(m=st.integers(1, 9000), n=st.integers(1, 4000), layout=st.sampled_from([0, 1, 2]), groups=st.integers(1, 300))
+@given(
+    m=st.integers(1, 9000),
+    n=st.integers(1, 4000),
+    layout=st.sampled_from([0, 1, 2]),
+    groups=st.integers(1, 300),
+    b_mn=st.booleans(),
+)
 @settings(max_examples=60)
-def test_every_bf16_shape_gets_a_tile_that_fits(m: int, n: int, layout: int, groups: int) -> None:
-    tiling = choose_bf16(m, n * 8, layout, 132, groups)
+def test_every_bf16_shape_gets_a_tile_that_fits(m: int, n: int, layout: int, groups: int, b_mn: bool) -> None:
+    tiling = choose_bf16(m, n * 8, layout, 132, groups, b_mn=b_mn)
+    assert not (b_mn and tiling.block_n % 64), "whole boxes"
     assert tiling.shared_bytes(groups) <= SHARED_MEMORY_BYTES_MAX
     assert tiling.stages >= 3
     assert tiling.block_m in (64, 128), "a tile stays inside a group"
@@ -43,9 +50,9 @@ def test_groups_may_begin_at_multiples_of_64(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(layout, "_contiguous_alignment", 128)
     deep_gemm.set_mk_alignment_for_contiguous_layout(64)
     assert deep_gemm.get_m_alignment_for_contiguous_layout() == 64
-    for m, n, k in ((64, 2112, 7168), (32768, 7168, 2048)):
+    for m, n in ((64, 2112), (32768, 7168)):
         assert choose_bf16(m, n, 1, 132, 8).block_m == 64
-        tiling = choose_contiguous(m, n, k, 132, 64)
+        tiling = choose_contiguous(m, n, 132, 64)
         assert tiling.block_m == 64
         assert tiling.is_valid(0)
     with pytest.raises(InvalidInput, match="the alignment is 32; it may be 64 or 128"):
@@ -137,6 +144,17 @@ def test_parts_of_paged_logits_cover_every_unit_in_order() -> None:
         assert max(b - a for a, b in pairwise(places)) <= -(-45 // parts)
 
 
+@pytest.mark.parametrize(
+    ("m", "n", "k", "splits"),
+    [(7168, 2048, 8192, True), (4096, 4096, 8192, False), (4096, 7168, 4096, False), (300, 136, 4112, True)],
+)
+def test_tiles_of_a_last_round_are_split_where_two_blocks_have_one(m: int, n: int, k: int, splits: bool) -> None:
+    tiles = -(-m // 256) * -(-n // 128)
+    assert splits_tail(tiles, -(-k // 128), 132) == splits
+    assert not splits_tail(tiles, 15, 132), "too short"
+    assert not splits_tail(132, 64, 132), "nothing is left over"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without a GPU")
 def test_without_a_gpu_correct_calls_say_what_is_missing() -> None:
     calls = [
@@ -156,7 +174,9 @@ def test_without_a_gpu_correct_calls_say_what_is_missing() -> None:
         (choose_bf16(4096, 7168, 0, 132).source(0), "HGMMA.64x256x16", 8),
         (choose_bf16(4096, 7168, 0, 132).source(0, a_mn=True, b_mn=True, out_float=True), "HGMMA.64x256x16", 8),
         (choose_bf16(64, 2112, 2, 132, 4).source(2), "HGMMA", 4),
+        (choose_bf16(4096, 2112, 0, 132).source(0), "HGMMA.64x176x16", 8),
         (wgrad_source(4), "QGMMA.64x128x32", 16),
+        (wgrad_source(1, True), "QGMMA.64x128x32", 16),
         (mqa_source(64, 4, 128, False), "QGMMA.64x128x32", 32),
         (mqa_source(64, 2, 128, True), "QGMMA.64x128x32", 32),
         (choose_bf16(4096, 7168, 3, 132, 4).source(3, a_mn=True, b_mn=True, out_float=True), "HGMMA.64x256x16", 8),
@@ -165,7 +185,9 @@ def test_without_a_gpu_correct_calls_say_what_is_missing() -> None:
         "bf16 nt",
         "bf16 tn float",
         "bf16 masked",
+        "bf16 narrow",
         "wgrad",
+        "wgrad split",
         "logits",
         "paged logits",
         "bf16 k-grouped",

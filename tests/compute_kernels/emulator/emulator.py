@@ -1,7 +1,8 @@
 """Kernels on the CPU, for tests: compiles a kernel's own source against `machine.h` and runs it on CPU tensors.
 
-`emulated` is a pytest fixture under which the public functions of `flash_mla` work without a GPU: they check, plan,
-launch and combine as they do on one, and only launches and tensor maps are replaced. It needs g++.
+`emulated` and `emulated_products` are pytest fixtures under which the public functions of `flash_mla` and `deep_gemm`
+work without a GPU: they check, plan, launch and combine as they do on one, and only launches and tensor maps are
+replaced. They need g++.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,30 +20,34 @@ from typing import Any
 import pytest
 import torch
 
+from threefs.compute_kernels.deep_gemm import api as gemm_api
+from threefs.compute_kernels.deep_gemm import bf16_gemm, fp8_gemm, fp8_wgrad, mqa_logits
 from threefs.compute_kernels.flash_mla import api, dense_decode, fp8_api, fp8_decode, gather_decode
-from threefs.compute_kernels.jit import KernelSource, Launch, driver
+from threefs.compute_kernels.jit import KernelSource, Launch, driver, replay
 
 HERE = Path(__file__).parent
 JIT = Path(driver.__file__).parent
 SMS = 8  # multiprocessors that the host's logic is told of: few, so that requests are split
-_FLAGS = ("-O1", "-std=c++20", "-w", "-fPIC", "-shared")
+_FLAGS = ("-O1", "-std=c++20", "-w", "-fPIC")
+# Accesses call the hooks of races.h; the sanitizer's own library is not linked.
+_RACES = ("-DRACES", "-fsanitize=thread", "-fno-threadsafe-statics", "--param=tsan-instrument-func-entry-exit=0")
 # Names that kernels give to their dynamic shared memory.
 _ALIASES = ("-Wl,--defsym,memory=block_memory", "-Wl,--defsym,sFirst=block_memory")
 
 
 @lru_cache(maxsize=64)
-def _library(source: KernelSource) -> ctypes.CDLL:
+def _library(source: KernelSource, races: bool) -> ctypes.CDLL:
     """Compiled once: kept in the temporary folder by content, as the GPU's kernels are in their cache."""
     own = "".join(path.read_text() for path in sorted(HERE.glob("*.*")) if path.suffix != ".py")
-    name = hashlib.sha256((source.fingerprint("emulator") + own + str(_FLAGS)).encode()).hexdigest()[:32]
+    name = hashlib.sha256((source.fingerprint("emulator") + own + str(_FLAGS) + str(races)).encode()).hexdigest()[:32]
     target = Path(tempfile.gettempdir()) / f"threefs-emulated-{os.getuid()}" / f"{name}.so"
     if not target.exists():
         target.parent.mkdir(mode=0o700, exist_ok=True)
-        _compile(source, target)
+        _compile(source, target, races)
     return ctypes.CDLL(str(target))
 
 
-def _compile(source: KernelSource, target: Path) -> None:
+def _compile(source: KernelSource, target: Path, races: bool) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         kernel = Path(folder) / source.file.name
         kernel.write_text(source.text.replace("extern __shared__", "extern"))
@@ -51,23 +56,30 @@ def _compile(source: KernelSource, target: Path) -> None:
         names = [f'-DKERNEL="{kernel}"', f"-DENTRY={source.entry}"]
         folders = (HERE, source.file.parent, JIT)  # in this order: `ptx.cuh` and `wgmma.cuh` are the emulator's
         paths = [part for path in folders for part in ("-iquote", str(path))]
-        command = ["g++", *_FLAGS, *macros, *names, *paths, str(HERE / "main.cpp"), "-o", str(output), *_ALIASES]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        part = str(Path(folder) / "kernel.o")
+        how = _RACES if races else ()
+        for command in (
+            ["g++", "-c", *_FLAGS, *how, *macros, *names, *paths, str(HERE / "main.cpp"), "-o", part],
+            ["g++", "-shared", part, "-o", str(output), *_ALIASES],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[-3000:]
         output.replace(target)
 
 
 class EmulatedKernel:
     """Takes the place of `LoadedKernel`."""
 
+    races = False  # whether accesses that no barrier orders are faults
+
     def __init__(self, source: KernelSource) -> None:
-        self._source, self._run = source, _library(source).run
+        self._source, self._run = source, _library(source, self.races).run
         self._run.restype = ctypes.c_char_p
 
     def launch(self, launch: Launch, arguments: Sequence[Any], device: torch.device) -> None:
-        assert launch.cluster == 1, "clusters are not emulated: at most 64 query rows"
+        assert launch.grid[0] % launch.cluster == 0, launch
         addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
-        fault = self._run(*launch.grid, launch.threads, addresses, 1)
+        fault = self._run(*launch.grid, launch.threads, launch.cluster, addresses, 1)
         assert fault is None, f"{self._source.name}, {launch}: {fault.decode()}"
 
 
@@ -89,16 +101,26 @@ def _emulated_map(
     shape: tuple[int, ...],
     strides: tuple[int, ...],
     box: tuple[int, ...],
-    *,
     swizzle_bytes: int = 128,
-) -> _Map:
-    driver.check_map_geometry(tensor.data_ptr(), tensor.dtype, shape, strides, box, swizzle_bytes)
-    size = tensor.element_size()
-    found = _Map(address=tensor.data_ptr(), element=size, rank=len(shape), swizzle=swizzle_bytes)
+) -> driver.TensorMap:
+    return _emulated_map_at(tensor.data_ptr(), tensor.dtype, shape, strides, box, swizzle_bytes)
+
+
+def _emulated_map_at(
+    address: int,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    box: tuple[int, ...],
+    swizzle_bytes: int,
+) -> driver.TensorMap:
+    driver.check_map_geometry(address, dtype, shape, strides, box, swizzle_bytes)
+    size = dtype.itemsize
+    found = _Map(address=address, element=size, rank=len(shape), swizzle=swizzle_bytes)
     found.shape[: len(shape)] = shape
     found.box[: len(box)] = box
     found.strides[: len(strides)] = [stride * size for stride in strides]
-    return found
+    return (ctypes.c_char * ctypes.sizeof(found)).from_buffer_copy(found)
 
 
 @pytest.fixture
@@ -110,3 +132,25 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "tensor_map", _emulated_map)
     for module in (api, fp8_api):
         monkeypatch.setattr(module, "sms_of", lambda device: SMS)
+
+
+class _Forgetful(dict[Hashable, Any]):
+    """Every call is a first one."""
+
+    def get(self, key: Hashable, default: Any = None) -> Any:
+        return default
+
+
+@pytest.fixture
+def emulated_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for `deep_gemm`. Repeated calls launch anew, so that each is checked."""
+    for module in (bf16_gemm, fp8_gemm, fp8_wgrad, mqa_logits):
+        monkeypatch.setattr(module, "loaded", EmulatedKernel)
+    for module in (bf16_gemm, fp8_gemm, mqa_logits):
+        monkeypatch.setattr(module, "tensor_map", _emulated_map)
+    for module in (fp8_wgrad, mqa_logits):
+        monkeypatch.setattr(module, "tensor_map_at", _emulated_map_at)
+    for module in (gemm_api, bf16_gemm, fp8_wgrad, mqa_logits):
+        monkeypatch.setattr(module, "sms_of", lambda device: SMS)
+    for known in ("_prepared", "_known"):
+        monkeypatch.setattr(replay, known, _Forgetful())

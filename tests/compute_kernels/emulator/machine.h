@@ -1,9 +1,10 @@
-// One block of a GPU kernel on a CPU, for tests: its threads are fibers, its shared memory an array.
+// One block of a GPU kernel, or a cluster of two, on a CPU, for tests: threads are fibers, shared memories arrays.
 //
 // Warps run in random order and are interrupted wherever they wait. What the hardware does by itself (bulk copies,
 // asynchronous copies, tensor-core products) is put aside and happens later, at random, but never after the wait that
-// the kernel has for it. So a kernel that reads too early, frees too early or counts wrong is found; the order of
-// ordinary memory accesses is not modelled, nor are fences. A block that makes no progress any more is a deadlock.
+// the kernel has for it. So a kernel that reads too early, frees too early or counts wrong is found; of ordinary accesses
+// `races.h` says which no barrier orders. Fences are not modelled. A block that makes no progress any more is a deadlock. In a
+// cluster, shared memory may be reached by its addresses (`smem_address`) only: pointers are the first block's.
 #pragma once
 #include <array>
 #include <cmath>
@@ -27,10 +28,13 @@ struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct Index3 { u32 x = 0, y = 0, z = 0; };
 
-constexpr u32 kSharedMax = 232448, kThreadsMax = 1024, kStackBytes = 1 << 16, kIdleRounds = 4000;
+constexpr u32 kSharedMax = 232448, kThreadsMax = 1024, kBlocksMax = 2, kStackBytes = 1 << 16, kIdleRounds = 4000;
 extern "C" {
 alignas(1024) u8 block_memory[kSharedMax];
 }
+alignas(1024) static u8 neighbour_memory[kSharedMax];  // of the second block of a cluster
+
+#include "races.h"
 
 using Later = std::function<void()>;
 
@@ -38,6 +42,7 @@ struct Barrier64 {
   i32 pending = 0, count = 0, bytes = 0;
   u32 phase = 0;
   bool live = false;
+  Clock left, passed;  // by arrivals of this phase; of the last one
 };
 
 struct Collective {
@@ -46,12 +51,14 @@ struct Collective {
 
 struct NamedBarrier {
   u32 arrived = 0, generation = 0, any = 0, answer[2] = {0, 0};
+  Clock left, passed[2];
 };
 
 struct Machine {
   std::mt19937 dice;
-  Index3 grid, block;
-  u32 threads = 0, current = 0;
+  Index3 grid, block[kBlocksMax];
+  u32 threads = 0, blocks = 1, current = 0;  // threads of one block
+  u32 alive = 0, arrived = 0, meetings = 0;  // threads of the cluster that have not ended; its barrier
   u64 progress = 0;
   const char* fault = nullptr;
   ucontext_t scheduler, contexts[kThreadsMax];
@@ -61,15 +68,17 @@ struct Machine {
   Collective warps[32];
   u32 exchanges[kThreadsMax];
   u32 pace[32];  // of each warp, in 16ths
-  Barrier64 barriers[kSharedMax / 8];
-  NamedBarrier named[16];
+  Barrier64 barriers[kBlocksMax][kSharedMax / 8];
+  NamedBarrier named[kBlocksMax][16];
   std::deque<Later> copies[kThreadsMax];
+  std::vector<Later> group[kThreadsMax];  // bulk copies to global memory, not committed yet
   std::vector<Later> bulk, products[kThreadsMax];
   std::vector<std::array<u32, 4>> operands[kThreadsMax];  // that lay in registers, in order of the products
 };
 static Machine machine;
+inline u32 rank_of_block() { return machine.current / machine.threads; }
 #define threadIdx (machine.thread[machine.current])
-#define blockIdx (machine.block)
+#define blockIdx (machine.block[rank_of_block()])
 #define gridDim (machine.grid)
 
 inline void fail(const char* what) {
@@ -154,10 +163,12 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 
 // ---------------------------------------------------------------- named barriers
 inline NamedBarrier& arrive_named(u32 id, u32 threads, bool any = false) {
-  NamedBarrier& barrier = machine.named[id];
+  NamedBarrier& barrier = machine.named[rank_of_block()][id];
   barrier.any |= any;
+  leave_clock(barrier.left);
   if (++barrier.arrived == threads) {
     barrier.answer[barrier.generation & 1] = barrier.any;
+    barrier.passed[barrier.generation & 1] = barrier.left, barrier.left = {};
     barrier.arrived = barrier.any = 0;
     ++barrier.generation, ++machine.progress;
   }
@@ -165,23 +176,37 @@ inline NamedBarrier& arrive_named(u32 id, u32 threads, bool any = false) {
 }
 
 inline bool sync_named(u32 id, u32 threads, bool any = false) {
-  const u32 generation = machine.named[id].generation;
+  const u32 generation = machine.named[rank_of_block()][id].generation;
   const NamedBarrier& barrier = arrive_named(id, threads, any);
   await([&] { return barrier.generation != generation; });
+  take_clock(barrier.passed[generation & 1]);
   return barrier.answer[generation & 1];
 }
 inline void __syncthreads() { sync_named(0, machine.threads); }
 
+// All threads of the cluster that have not ended.
+inline void meet_cluster() {
+  const u32 meeting = machine.meetings;
+  ++machine.arrived;
+  await([&] {
+    if (machine.meetings == meeting && machine.arrived == machine.alive) machine.arrived = 0, ++machine.meetings;
+    return machine.meetings != meeting;
+  });
+}
+
 // ---------------------------------------------------------------- the block
+// After an arrival, or bytes that came.
 inline void settle(Barrier64& barrier) {
+  leave_clock(barrier.left);
   if (barrier.pending < 0 || !barrier.live) machine.fault = "a barrier got more arrivals than it waits for";
   if (barrier.pending || barrier.bytes) return;
   barrier.phase ^= 1, barrier.pending = barrier.count, ++machine.progress;
+  barrier.passed = barrier.left, barrier.left = {};
 }
 
 // Some of what the hardware still has to do.
 inline void work_aside() {
-  for (u32 i = 0; i < machine.threads; ++i) {
+  for (u32 i = 0; i < machine.threads * machine.blocks; ++i) {
     if (machine.copies[i].empty() || machine.dice() % 3) continue;
     for (u32 n = 1 + machine.dice() % 40; n-- && !machine.copies[i].empty(); ++machine.progress) {
       machine.copies[i].front()();
@@ -201,20 +226,26 @@ static void** block_arguments;
 static void run_thread() {
   call_kernel(block_arguments);
   machine.done[machine.current] = true;
+  --machine.alive, ++machine.progress;
   pause();
 }
 
-inline void begin_block(u32 threads) {
+inline void begin_cluster(u32 threads, u32 blocks) {
   memset(block_memory, 0xff, kSharedMax);  // NaN
-  machine.threads = threads;
-  for (auto& barrier : machine.barriers) barrier = Barrier64{};
-  for (auto& barrier : machine.named) barrier = NamedBarrier{};
+  begin_races();
+  if (blocks > 1) memset(neighbour_memory, 0xff, kSharedMax);
+  machine.threads = threads, machine.blocks = blocks;
+  machine.alive = threads * blocks, machine.arrived = machine.meetings = 0;
+  for (u32 block = 0; block < blocks; ++block) {
+    for (auto& barrier : machine.barriers[block]) barrier = Barrier64{};
+    for (auto& barrier : machine.named[block]) barrier = NamedBarrier{};
+  }
   for (auto& warp : machine.warps) warp = Collective{};
   for (u32& pace : machine.pace) pace = 12;
-  machine.stacks.resize(std::size_t(threads) * kStackBytes);
-  for (u32 i = 0; i < threads; ++i) {
-    machine.thread[i] = {i, 0, 0}, machine.done[i] = false, machine.exchanges[i] = 0;
-    machine.products[i].clear(), machine.operands[i].clear(), machine.copies[i].clear();
+  machine.stacks.resize(std::size_t(threads) * blocks * kStackBytes);
+  for (u32 i = 0; i < threads * blocks; ++i) {
+    machine.thread[i] = {i % threads, 0, 0}, machine.done[i] = false, machine.exchanges[i] = 0;
+    machine.products[i].clear(), machine.operands[i].clear(), machine.copies[i].clear(), machine.group[i].clear();
     ucontext_t& context = machine.contexts[i];
     getcontext(&context);
     context.uc_stack.ss_sp = machine.stacks.data() + std::size_t(i) * kStackBytes;
@@ -223,8 +254,10 @@ inline void begin_block(u32 threads) {
   }
 }
 
-inline const char* run_block(u32 threads) {
-  begin_block(threads);
+inline const char* run_cluster(u32 threads, u32 blocks) {
+  if (blocks > kBlocksMax || threads * blocks > kThreadsMax) return "a cluster of more than two blocks, or of too many threads";
+  begin_cluster(threads, blocks);
+  threads *= blocks;  // a block's are whole warps
   const u32 warps = (threads + 31) / 32;
   for (u32 idle = 0; !machine.fault;) {
     const u64 before = machine.progress;
@@ -237,15 +270,19 @@ inline const char* run_block(u32 threads) {
       const bool runs = machine.dice() % 16 < machine.pace[warp];
       for (u32 i = warp * 32; i < warp * 32 + 32 && i < threads; ++i) {
         machine.current = i;
+        turn_of(warp);
         if (runs && !machine.done[i]) swapcontext(&machine.scheduler, &machine.contexts[i]);
         all &= machine.done[i];
       }
     }
     if (all) break;
     work_aside();
+    if (!machine.fault) machine.fault = race();
     idle = machine.progress == before ? idle + 1 : 0;
     if (idle > kIdleRounds) return "no thread can go on: a deadlock";
   }
-  if (!machine.fault && !machine.bulk.empty()) return "the block ended before its copies";
+  bool left = !machine.bulk.empty();
+  for (u32 i = 0; i < threads; ++i) left |= !machine.copies[i].empty() || !machine.group[i].empty();
+  if (!machine.fault && left) return "the block ended before its copies";
   return machine.fault;
 }

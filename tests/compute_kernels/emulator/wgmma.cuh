@@ -12,7 +12,7 @@ struct Operand {
   u32 step() const { return u32(descriptor >> 32 & 0x3fff) << 4; }  // between eight rows
   float at(u32 address) const {
     u32 value = 0;
-    memcpy(&value, block_memory + swizzled_address(address, 256 >> (descriptor >> 62)), kBytes);
+    memcpy(&value, memory_of(rank_of_block()) + swizzled_address(address, 256 >> (descriptor >> 62)), kBytes);
     return kDecode(value);
   }
   // Contiguous along k: rows of step / 8 bytes.
@@ -40,16 +40,16 @@ void multiply_part(float* sums, A a, B b, bool accumulate, u32 lane) {
   }
 }
 
-template <u32 kBytes, Decode kDecode, bool kTransposed, int kCount>
+template <u32 kBytes, Decode kDecode, bool kTransposed, int kCount, bool kTransposedA = false>
 void multiply_shared(float (&d)[kCount], u64 a, u64 b, bool accumulate) {
   const u32 thread = machine.current, row = thread / 32 % 4 * 16 + thread % 32 / 4;
   float* sums = d;
-  machine.products[thread].push_back([=] {
+  machine.products[thread].push_back(begun_now([=] {
     const Operand<kBytes, kDecode> left{a}, right{b};
     multiply_part<32 / kBytes, kCount>(
-        sums, [&](u32 r, u32 k) { return left.k_major(row + 8 * r, k); },
+        sums, [&](u32 r, u32 k) { return kTransposedA ? left.mn_major(k, row + 8 * r) : left.k_major(row + 8 * r, k); },
         [&](u32 k, u32 n) { return kTransposed ? right.mn_major(k, n) : right.k_major(n, k); }, accumulate, thread % 32);
-  });
+  }, true));
 }
 
 template <u32 kBytes, Decode kDecode, bool kTransposed, int kCount>
@@ -58,7 +58,7 @@ void multiply_registers(float (&d)[kCount], const u32 (&a)[4], u64 b, bool accum
   const u32 thread = machine.current, turn = u32(machine.operands[thread].size());
   machine.operands[thread].push_back({a[0], a[1], a[2], a[3]});
   float* sums = d;
-  machine.products[thread].push_back([=] {
+  machine.products[thread].push_back(begun_now([=] {
     // Register i of lane l of the quad holds row g + 8 (i % 2) and values l kOf .. of half i / 2 of the row.
     const auto left = [&](u32 r, u32 k) {
       const u32 lane = k % (kK / 2) / kOf, value = machine.operands[(thread & ~3u) + lane][turn][r + k / (kK / 2) * 2];
@@ -68,7 +68,7 @@ void multiply_registers(float (&d)[kCount], const u32 (&a)[4], u64 b, bool accum
     multiply_part<kK, kCount>(
         sums, left, [&](u32 k, u32 n) { return kTransposed ? right.mn_major(k, n) : right.k_major(n, k); }, accumulate,
         thread % 32);
-  });
+  }, true));
 }
 
 #define PRODUCTS(name, bytes, decode)                                                                                       \
@@ -81,5 +81,9 @@ void multiply_registers(float (&d)[kCount], const u32 (&a)[4], u64 b, bool accum
   template <int kCount>                                                                                                     \
   void wgmma_##name##_rs_bt(float (&d)[kCount], const u32 (&a)[4], u64 b, bool on) { multiply_registers<bytes, decode, true>(d, a, b, on); }
 PRODUCTS(bf16, 2, of_bf16)
+template <int kCount>
+void wgmma_bf16_at(float (&d)[kCount], u64 a, u64 b, bool on) { multiply_shared<2, of_bf16, false, kCount, true>(d, a, b, on); }
+template <int kCount>
+void wgmma_bf16_at_bt(float (&d)[kCount], u64 a, u64 b, bool on) { multiply_shared<2, of_bf16, true, kCount, true>(d, a, b, on); }
 PRODUCTS(f16, 2, of_fp16)
 PRODUCTS(e4m3, 1, of_e4m3)

@@ -94,15 +94,15 @@ def test_sparse_decode_with_sinks() -> None:
     _check(out.flatten(0, 1), wanted[0], lse.transpose(1, 2).flatten(0, 1), wanted[2])
 
 
-@pytest.mark.parametrize(("heads", "head"), [(64, 512), (16, 576)])
-def test_sparse_prefill(heads: int, head: int) -> None:
+@pytest.mark.parametrize(("heads", "head", "limited"), [(64, 512, True), (16, 576, False)])
+def test_sparse_prefill(heads: int, head: int, limited: bool) -> None:
     q, kv = _random(6, heads, head), _random(300, 1, head)
     indices = torch.randint(-1, 305, (6, 1, 200), dtype=torch.int32)
     indices[indices == 7] = 8
-    counts = torch.tensor([200, 0, 64, 1, 129, 200], dtype=torch.int32)
+    counts = torch.tensor([200, 0, 64, 1, 129, 999] if limited else [200] * 6, dtype=torch.int32)
     wanted = reference_sparse(q, kv[:, 0], indices[:, 0], counts, head**-0.5)
     kv[7] = torch.nan
-    out, top, lse = flash_mla.flash_mla_sparse_fwd(q, kv, indices, head**-0.5, topk_length=counts)
+    out, top, lse = flash_mla.flash_mla_sparse_fwd(q, kv, indices, head**-0.5, topk_length=counts if limited else None)
     _check(out, wanted[0], lse, wanted[2])
     seen = torch.isfinite(wanted[1])
     assert torch.equal(torch.isneginf(top), ~seen)

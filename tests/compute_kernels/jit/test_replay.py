@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from threefs.compute_kernels import deep_gemm, flash_mla
 from threefs.compute_kernels.deep_gemm import mqa_logits
 from threefs.compute_kernels.errors import InvalidInput
-from threefs.compute_kernels.flash_mla import api, checks, dense_decode
+from threefs.compute_kernels.flash_mla import api, checks, dense_decode, fp8_api, fp8_decode, gather_decode
 from threefs.compute_kernels.jit import KernelSource, driver, replay
 
 pytestmark = pytest.mark.kernels
@@ -49,11 +50,12 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> _Driver:
     found = _Driver()
     monkeypatch.setattr(replay, "_prepared", {})
     monkeypatch.setattr(replay, "_known", {})
-    for module in (mqa_logits, dense_decode):
+    for module in (mqa_logits, dense_decode, fp8_decode, gather_decode):
         monkeypatch.setattr(module, "loaded", found.loaded)
+    for module in (mqa_logits, dense_decode, fp8_decode):
         monkeypatch.setattr(module, "tensor_map", lambda *_, **__: ctypes.create_string_buffer(128))
     monkeypatch.setattr(mqa_logits, "tensor_map_at", lambda *_: ctypes.create_string_buffer(128))
-    for module in (mqa_logits, api):
+    for module in (mqa_logits, api, fp8_api):
         monkeypatch.setattr(module, "sms_of", lambda _: 4)
     return found
 
@@ -144,10 +146,60 @@ def test_repeated_decodes_launch_both_kernels_and_refuse_what_differs(fake: _Dri
     assert isinstance(meta, checks.FlashMLASchedMeta)
 
 
-def test_partial_outputs_and_their_lse_share_one_allocation() -> None:
+@pytest.mark.parametrize("width", [644, 656])
+@pytest.mark.parametrize("sink", [None, torch.zeros(16)])
+def test_repeated_decodes_of_fp8_caches(fake: _Driver, width: int, sink: torch.Tensor | None) -> None:
+    q, cache = torch.zeros(2, 1, 16, 576).bfloat16(), torch.zeros(4, 64, 1, width, dtype=torch.uint8)
+    table, lengths = torch.zeros(2, 2, dtype=torch.int32), torch.ones(2, dtype=torch.int32)
+    meta, _ = flash_mla.get_mla_metadata()
+    for _ in range(3):
+        call = partial(flash_mla.flash_mla_with_kvcache, is_fp8_kvcache=True, attn_sink=sink)
+        out, lse = call(q, cache, table, lengths, 512, meta)
+        assert all(_holds(launched, tensor) for launched in fake.launched[-2:] for tensor in (out, lse))
+    entry = "mla_fp8_decode" if width == 644 else "mla_gather"
+    assert [name for name, _ in fake.launched] == ["mla_plan", *[entry, "mla_combine"] * 3]
+    loads, later = fake.loads, lengths + 1
+    call(q, cache, table, later, 512, meta)
+    assert _holds(fake.launched[-2], later)
+    assert fake.loads == loads + 2, "other lengths are another call"
+    with pytest.raises(InvalidInput, match="attn_sink has shape"):
+        call(q, cache, table, lengths, 512, meta, attn_sink=torch.zeros(15))
+    with pytest.raises(InvalidInput, match=r"call get_mla_metadata\(\) again"):
+        call(q.view(2, 2, 8, 576), cache, table, lengths, 512, meta, attn_sink=None)
+
+
+def test_repeated_sparse_calls(fake: _Driver) -> None:
+    q, cache = torch.zeros(2, 3, 16, 576).bfloat16(), torch.zeros(4, 64, 1, 656, dtype=torch.uint8)
+    indices, counts = torch.zeros(2, 3, 8, dtype=torch.int32), torch.tensor([8, 20, 1, 1, 1, 1], dtype=torch.int32)
+    meta, _ = flash_mla.get_mla_metadata()
+    for _ in range(2):
+        out, lse = flash_mla.flash_mla_with_kvcache(
+            q, cache, None, None, 512, meta, is_fp8_kvcache=True, indices=indices, topk_length=counts[:2]
+        )
+    assert meta.lengths is not None
+    assert meta.lengths.tolist() == [8] * 6
+    assert _holds(fake.launched[-2], meta.lengths)
+    assert (out.shape, lse.shape) == ((2, 3, 16, 512), (2, 16, 3))
+    kv, queries, lists = torch.zeros(9, 1, 576).bfloat16(), q.view(6, 16, 576), indices.view(6, 1, 8)
+    for _ in range(2):
+        out, top, lse = flash_mla.flash_mla_sparse_fwd(queries, kv, lists, 0.1, topk_length=counts)
+        assert all(_holds(fake.launched[-1], tensor) for tensor in (out, top, lse, counts))
+    flash_mla.flash_mla_sparse_fwd(queries, kv, lists, 0.1)
+    assert not _holds(fake.launched[-1], counts)
+    assert [name for name, _ in fake.launched] == ["mla_plan", *["mla_gather", "mla_combine"] * 2, *["mla_gather"] * 3]
+    before = fake.loads
+    empty = flash_mla.flash_mla_sparse_fwd(queries[:0], kv, lists[:0], 0.1)
+    assert ([tensor.shape[0] for tensor in empty], fake.loads) == ([0, 0, 0], before)
+    with pytest.raises(InvalidInput, match="sm_scale is 0"):
+        flash_mla.flash_mla_sparse_fwd(queries, kv, lists, 0.0)
+
+
+@pytest.mark.parametrize(("scaled", "floats"), [(True, 256), (False, 512)])
+def test_partial_outputs_and_their_lse_share_one_allocation(scaled: bool, floats: int) -> None:
     shape = dense_decode.DecodeShape(batch=2, s_q=3, heads=4, kv_heads=2, page=64)
-    results = dense_decode.Results.empty(shape, 5, torch.bfloat16, torch.device("cpu"))
+    results = dense_decode.Results.maker(shape, 5, torch.bfloat16, torch.device("cpu"), scaled)()
     rows = 5 * 2 * 6
-    assert results.partial_lse.shape == (rows,)
-    assert results.partial_lse.data_ptr() == results.partial.data_ptr() + rows * 512 * 4
+    assert results.partial.shape == (rows * (4 + floats),)
+    values, lse = results.partial_at(scaled)
+    assert (values, lse) == (results.partial.data_ptr() + rows * 16, results.partial.data_ptr())
     assert (results.out.shape, results.lse.shape) == ((2, 3, 4, 512), (2, 4, 3))

@@ -1,5 +1,6 @@
-"""One small launch for compute-sanitizer to watch: barriers-0 to barriers-3 (see barriers.cu), dense, fp8, sparse,
-pages (the cache that is multiplied in FP8) or prefill; with -waiting behind it, arrivals at named barriers are waits.
+"""One small launch for compute-sanitizer to watch: barriers-0 to barriers-3 (see barriers.cu; with -third, three
+warpgroups), dense, fp8, sparse, pages (the cache that is multiplied in FP8) or prefill; with -waiting behind it,
+arrivals at named barriers are waits.
 
 Started by test_gpu_sanitizer.py in a process of its own, since a tool is chosen at a process's start.
 """
@@ -28,10 +29,10 @@ def _waiting(source: jit.KernelSource) -> jit.driver.LoadedKernel:
     return jit.loaded(replace(source, constants=(*source.constants, ("ARRIVALS_WAIT", 1))))
 
 
-def _barriers(form: int, loaded: Callable[[jit.KernelSource], jit.driver.LoadedKernel]) -> None:
+def _barriers(form: int, threads: int, loaded: Callable[[jit.KernelSource], jit.driver.LoadedKernel]) -> None:
     out = torch.zeros(256, device="cuda")
     arguments = [ctypes.c_uint64(out.data_ptr())]
-    loaded(barriers_source(form)).launch(jit.Launch((1, 1, 1), 256, 0), arguments, out.device)
+    loaded(barriers_source(form)).launch(jit.Launch((1, 1, 1), threads, 0), arguments, out.device)
     x = torch.arange(256, dtype=torch.float32)
     for _ in range(4):
         # In form 3 the second group reads the first's values of the same round, as in the other forms.
@@ -66,7 +67,8 @@ if __name__ == "__main__":
         for module in (dense_decode, fp8_decode, gather_decode):
             module.loaded = _waiting
     if case.startswith("barriers-"):
-        _barriers(int(case.removeprefix("barriers-")), loaded)
+        form, _, third = case.removeprefix("barriers-").partition("-")
+        _barriers(int(form), 384 if third else 256, loaded)
     else:
         _attention(case)
     torch.cuda.synchronize()
