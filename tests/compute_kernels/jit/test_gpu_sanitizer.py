@@ -54,7 +54,7 @@ def test_attention_has_no_divergent_barriers(case: str) -> None:
     _check_clean("synccheck", case)
 
 
-_REPORTED = pytest.mark.xfail(reason="two exchanges are reported and not explained: docs/kernels/log.md", strict=True)
+_REPORTED = pytest.mark.xfail(reason="the tool does not follow arrivals; test_emulated_order.py does", strict=True)
 
 
 @pytest.mark.parametrize(
