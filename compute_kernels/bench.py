@@ -25,6 +25,7 @@ import torch
 from threefs.compute_kernels import deep_gemm, flash_mla
 from threefs.compute_kernels.bench_rows import (
     bf16_rows,
+    cast_rows,
     fine_rows,
     fp8_cache_rows,
     group_cost_rows,
@@ -187,6 +188,7 @@ _PARTS = {
     "grouped": grouped_rows,
     "groups": group_cost_rows,
     "bf16": bf16_rows,
+    "casts": cast_rows,
     "wgrad": wgrad_rows,
     "logits": logits_rows,
     "mla": mla_rows,

@@ -13,9 +13,11 @@ import torch
 
 from threefs.compute_kernels import deep_gemm, flash_mla
 from threefs.compute_kernels.bench_timing import Row, host_time, row, timed
+from threefs.compute_kernels.deep_gemm.casts import plain_cast
 
 __all__ = [
     "bf16_rows",
+    "cast_rows",
     "fine_rows",
     "fp8_cache_rows",
     "group_cost_rows",
@@ -51,8 +53,20 @@ def bf16_rows() -> list[Row]:
 
 def fine_rows(rows: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Random e4m3 [rows, k] and its scales, a row and 128 values each, as the copy engine takes them."""
-    values, scale = deep_gemm.per_token_cast_to_fp8(torch.randn(rows, k, device="cuda"))
-    return values, deep_gemm.get_col_major_tma_aligned_tensor(scale)
+    return deep_gemm.per_token_cast_to_fp8(torch.randn(rows, k, device="cuda"))
+
+
+def cast_rows() -> list[Row]:
+    """Against plain tensors, with the copy of a token's scales into the products' layout."""
+    rows = []
+    for m, k in ((4096, 7168), (128, 7168)):
+        x = _bf16(m, k)
+        plain = timed(lambda x=x: deep_gemm.get_col_major_tma_aligned_tensor(plain_cast(x, 1, 128)[1]))  # type: ignore[misc]
+        us = timed(partial(deep_gemm.per_token_cast_to_fp8, x))
+        rows.append(row("token cast", f"{m}x{k}", us, 0.0, m * k * (3 + 4 / 128), plain))
+    x = _bf16(7168, 4096)
+    plain, us = timed(partial(plain_cast, x, 128, 128)), timed(partial(deep_gemm.per_block_cast_to_fp8, x))
+    return [*rows, row("block cast", "7168x4096", us, 0.0, 3.0 * x.numel(), plain)]
 
 
 def wgrad_rows() -> list[Row]:

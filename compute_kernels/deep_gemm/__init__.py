@@ -17,7 +17,12 @@ from threefs.compute_kernels.deep_gemm.bf16_gemm import (
     m_grouped_bf16_gemm_nt_contiguous,
     m_grouped_bf16_gemm_nt_masked,
 )
-from threefs.compute_kernels.deep_gemm.casts import calc_diff, per_block_cast_to_fp8, per_token_cast_to_fp8
+from threefs.compute_kernels.deep_gemm.casts import (
+    calc_diff,
+    per_block_cast_to_fp8,
+    per_channel_cast_to_fp8,
+    per_token_cast_to_fp8,
+)
 from threefs.compute_kernels.deep_gemm.fp8_wgrad import (
     k_grouped_fp8_gemm_nt_contiguous,
     k_grouped_wgrad_gemm_fp8_fp8_fp32_nt,
@@ -67,6 +72,7 @@ __all__ = [
     "m_grouped_gemm_fp8_fp8_bf16_nt_contiguous",
     "m_grouped_gemm_fp8_fp8_bf16_nt_masked",
     "per_block_cast_to_fp8",
+    "per_channel_cast_to_fp8",
     "per_token_cast_to_fp8",
     "set_mk_alignment_for_contiguous_layout",
     "set_num_sms",

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from threefs.compute_kernels.deep_gemm import api as gemm_api
-from threefs.compute_kernels.deep_gemm import bf16_gemm, fp8_gemm, fp8_wgrad, mqa_logits
+from threefs.compute_kernels.deep_gemm import bf16_gemm, casts, fp8_gemm, fp8_wgrad, mqa_logits
 from threefs.compute_kernels.flash_mla import api, dense_decode, fp8_api, fp8_decode, gather_decode
 from threefs.compute_kernels.jit import KernelSource, Launch, driver, replay
 
@@ -144,7 +144,7 @@ class _Forgetful(dict[Hashable, Any]):
 @pytest.fixture
 def emulated_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for `deep_gemm`. Repeated calls launch anew, so that each is checked."""
-    for module in (bf16_gemm, fp8_gemm, fp8_wgrad, mqa_logits):
+    for module in (bf16_gemm, casts, fp8_gemm, fp8_wgrad, mqa_logits):
         monkeypatch.setattr(module, "loaded", EmulatedKernel)
     for module in (bf16_gemm, fp8_gemm, mqa_logits):
         monkeypatch.setattr(module, "tensor_map", _emulated_map)
