@@ -19,6 +19,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -156,13 +157,15 @@ def mla_rows() -> list[Row]:
         for i, (first, count) in enumerate(zip(accumulate(pages, initial=0), pages, strict=False)):
             table[i, :count] = order[first : first + count]
         seqlens = torch.tensor(lengths, dtype=torch.int32, device="cuda")
-        plan, splits = flash_mla.get_mla_metadata(seqlens, s_q * heads, 1)
-
-        decode = partial(flash_mla.flash_mla_with_kvcache, q, cache, table, seqlens, 512, plan, splits)
+        plans: list[Any] = [("mla decode", *flash_mla.get_mla_metadata(seqlens, s_q * heads, 1))]
+        if batch <= 16:  # requests in pieces
+            plans.append(("mla fused", *flash_mla.get_mla_metadata(fused_combine=True)))
         keys = float(sum(lengths))
         shape = f"b{batch} s{lengths[0] if lengths != _UNEVEN else 'uneven'} h{heads} q{s_q}"
         operations, bytes_ = 2.0 * heads * s_q * keys * 1088, keys * 1152 + 2.0 * batch * heads * s_q * 1088
-        rows.append(row("mla decode", shape, timed(decode, 5, 3), operations, bytes_, original))
+        for name, plan, splits in plans:
+            decode = partial(flash_mla.flash_mla_with_kvcache, q, cache, table, seqlens, 512, plan, splits)
+            rows.append(row(name, shape, timed(decode, 5, 3), operations, bytes_, original))
     return rows
 
 

@@ -28,7 +28,9 @@ __all__ = ["FlashMLASchedMeta", "flash_mla_with_kvcache", "get_mla_metadata"]
 
 
 @overload
-def get_mla_metadata(*, batch_invariant: bool = False) -> tuple[FlashMLASchedMeta, None]: ...
+def get_mla_metadata(
+    *, batch_invariant: bool = False, fused_combine: bool = False
+) -> tuple[FlashMLASchedMeta, None]: ...
 @overload
 def get_mla_metadata(
     cache_seqlens: torch.Tensor, num_heads_per_head_k: int, num_heads_k: int
@@ -39,17 +41,19 @@ def get_mla_metadata(
     num_heads_k: int | None = None,
     *,
     batch_invariant: bool = False,
+    fused_combine: bool = False,
 ) -> tuple[FlashMLASchedMeta, None] | tuple[torch.Tensor, torch.Tensor]:
     """The plan, int32 (parts, 8), and the running sum of splits, int32 (b + 1,); without arguments, a lazy object.
 
-    `num_heads_per_head_k` is s_q * h_q // h_kv. Queued on the current stream; graph-safe. `batch_invariant` goes with
-    the lazy object and a bf16 or fp16 cache.
+    `num_heads_per_head_k` is s_q * h_q // h_kv. Queued on the current stream; graph-safe. Two options, not both, go
+    with the lazy object and a bf16 or fp16 cache: `batch_invariant` makes a request's bits those it has alone,
+    `fused_combine` saves the second launch of a call.
     """
     if cache_seqlens is None:
-        return FlashMLASchedMeta(batch_invariant=batch_invariant), None
-    expect(
-        not batch_invariant, lambda: "batch_invariant needs the lazy object: call get_mla_metadata() without lengths"
-    )
+        expect(not (batch_invariant and fused_combine), lambda: "batch_invariant and fused_combine exclude each other")
+        return FlashMLASchedMeta(batch_invariant=batch_invariant, fused_combine=fused_combine), None
+    for name, given in (("batch_invariant", batch_invariant), ("fused_combine", fused_combine)):
+        expect(not given, lambda name=name: f"{name} needs the lazy object: call get_mla_metadata() without lengths")  # type: ignore[misc]
     check_lengths(cache_seqlens)
     if num_heads_per_head_k is None or num_heads_k is None or num_heads_per_head_k < 1 or num_heads_k < 1:
         raise InvalidInput(
@@ -103,10 +107,10 @@ def flash_mla_with_kvcache(
     if not isinstance(meta, FlashMLASchedMeta):
         if num_splits is None:
             raise InvalidInput("num_splits is None; pass both tensors that get_mla_metadata returned")
-        fixed, plan, splits, made_for = False, meta, num_splits, None
+        fixed, fused, plan, splits, made_for = False, False, meta, num_splits, None
     else:
         expect(num_splits is None, lambda: "num_splits must be None with a lazy plan: the plan holds it")
-        fixed = meta.batch_invariant
+        fixed, fused = meta.batch_invariant, meta.fused_combine
         if meta.plan is not None and meta.splits is not None:
             plan, splits = meta.plan, meta.splits
         else:  # queued here, since what `prepare` queues is repeated
@@ -121,8 +125,8 @@ def flash_mla_with_kvcache(
             meta.ready(cache_seqlens, shape, sms)
         else:
             check_plan(plan, splits, shape, sms)
-        return decode(q, k_cache, block_table, cache_seqlens, plan, splits, scale, causal, fixed)
+        return decode(q, k_cache, block_table, cache_seqlens, plan, splits, scale, causal, fixed, fused)
 
     tensors = (q, k_cache, block_table, cache_seqlens, plan, splits)
-    results = replay.run_allocating(("decode", head_dim_v, scale, causal, fixed, made_for), tensors, prepare)
+    results = replay.run_allocating(("decode", head_dim_v, scale, causal, fixed, fused, made_for), tensors, prepare)
     return results[0], results[1]

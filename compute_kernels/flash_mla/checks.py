@@ -19,12 +19,14 @@ class FlashMLASchedMeta:
     """A plan that is made at the first attention call and then reused; remembers the shape it was made for.
 
     `batch_invariant`: requests are cut at fixed places, so that a request's bits do not depend on its batch.
+    `fused_combine`: the attention kernel puts requests that are cut together, without a second launch.
     """
 
     plan: torch.Tensor | None = field(default=None, repr=False)
     splits: torch.Tensor | None = field(default=None, repr=False)
     shape: DecodeShape | None = None
     batch_invariant: bool = False
+    fused_combine: bool = False
     lengths: torch.Tensor | None = field(default=None, repr=False)  # of a sparse call: keys of each query position
 
     def ready(self, lengths: torch.Tensor, shape: DecodeShape, num_sms: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,8 +1,16 @@
 // MLA decode over a paged cache of bf16 or fp16 rows (see attend.cuh): keys come by the copy engine, page by page.
 // One load warp serves each half of each buffer, so that no load waits behind another.
 //
-// Compile-time constant beside those of attend.cuh: BOX, cache rows that a copy brings: at most a page.
+// Compile-time constants beside those of attend.cuh:
+//   BOX    cache rows that a copy brings: at most a page
+//   FUSED  1: requests in pieces are put together here (see fused.cuh); 0: by the kernel that follows
 #include "attend.cuh"
+#if FUSED
+#include "fused.cuh"
+#define FUSED_ARGUMENT , const __grid_constant__ Fused fused
+#else
+#define FUSED_ARGUMENT
+#endif
 
 constexpr u32 kBoxes = kKeys / BOX;  // that a block of keys may take
 // A load warp of small boxes holds several page numbers at once.
@@ -47,7 +55,7 @@ DEVICE void load_keys(const Arguments& p, Shared& s, const TensorMap& map_q, con
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
-    mla_dense_decode(const __grid_constant__ TensorMap map_q, const __grid_constant__ TensorMap map_k, const __grid_constant__ Arguments p) {
+    mla_dense_decode(const __grid_constant__ TensorMap map_q, const __grid_constant__ TensorMap map_k, const __grid_constant__ Arguments p FUSED_ARGUMENT) {
   extern __shared__ __align__(1024) u8 memory[];
   Shared& s = *reinterpret_cast<Shared*>(memory);
   const u32 warp = warp_index();
@@ -67,5 +75,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     registers_grow<kMathRegisters>();
     if (warp < 4) attend<0>(p, s);
     else attend<1>(p, s);
+#if FUSED
+    combine(p, fused, s);
+#endif
   }
 }

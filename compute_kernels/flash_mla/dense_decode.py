@@ -15,6 +15,7 @@ Limits: head size 576/512; page a power of two from 16; at most 132 parts; share
 from __future__ import annotations
 
 import ctypes
+import secrets
 from bisect import bisect_right
 from collections.abc import Callable
 from functools import lru_cache
@@ -69,9 +70,10 @@ def attention_constants(
 
 
 @lru_cache(maxsize=64)
-def decode_source(box: int, dtype: torch.dtype, piece: int = 0) -> KernelSource:
+def decode_source(box: int, dtype: torch.dtype, piece: int = 0, fused: bool = False) -> KernelSource:
     constants, shapes = attention_constants(dtype, piece=piece)
-    return KernelSource(_FOLDER / "dense_decode.cu", "mla_dense_decode", (*constants, ("BOX", box)), shapes)
+    constants = (*constants, ("BOX", box), ("FUSED", int(fused)), *((("SCALED", 1),) if fused else ()))
+    return KernelSource(_FOLDER / "dense_decode.cu", "mla_dense_decode", constants, shapes)
 
 
 @lru_cache(maxsize=8)
@@ -132,6 +134,12 @@ class Arguments(ctypes.Structure):
             )
         ),
     )
+
+
+class Fused(ctypes.Structure):
+    """`Fused` of fused.cuh."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("number", ctypes.c_uint64))
 
 
 def ceil_div(x: int, y: int) -> int:
@@ -246,20 +254,27 @@ class Results(NamedTuple):
 
     out: torch.Tensor
     lse: torch.Tensor
-    partial: torch.Tensor  # float32: for [slots, kv_heads, rows] four values (see walk.cuh), and then the outputs
+    partial: torch.Tensor  # float32: flags, for [slots, kv_heads, rows] four values (see walk.cuh), then the outputs
 
-    def partial_at(self, scaled: bool) -> tuple[int, int]:
-        """Addresses of partial outputs, fp16 if `scaled`, and of what lies before them."""
-        rows = self.partial.shape[0] // (4 + (VALUES // 2 if scaled else VALUES))
-        return self.partial.data_ptr() + 16 * rows, self.partial.data_ptr()
+    def partial_at(self, scaled: bool, flags: int = 0) -> tuple[int, int]:
+        """Addresses of partial outputs, fp16 if `scaled`, and of what lies before them. `flags`: see `flag_count`."""
+        rows = (self.partial.shape[0] - 2 * flags) // (4 + (VALUES // 2 if scaled else VALUES))
+        begin = self.partial.data_ptr() + 8 * flags
+        return begin + 16 * rows, begin
 
     @classmethod
     def maker(
-        cls, shape: DecodeShape, slots: int, dtype: torch.dtype, device: torch.device, scaled: bool = True
+        cls,
+        shape: DecodeShape,
+        slots: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        scaled: bool = True,
+        flags: int = 0,
     ) -> Callable[[], Results]:
-        """Allocates the results of a call with `slots` partial outputs at most."""
+        """Allocates the results of a call with `slots` partial outputs at most, and `flags` of 64 bits."""
         batch, s_q, heads = shape.batch, shape.s_q, shape.heads
-        partial_values = slots * shape.kv_heads * shape.rows * (4 + (VALUES // 2 if scaled else VALUES))
+        partial_values = slots * shape.kv_heads * shape.rows * (4 + (VALUES // 2 if scaled else VALUES)) + 2 * flags
         new_out, new_float = replay.maker(dtype, device), replay.maker(torch.float32, device)
         return lambda: cls(new_out(batch, s_q, heads, VALUES), new_float(batch, heads, s_q), new_float(partial_values))
 
@@ -302,6 +317,11 @@ def slots_of(shape: DecodeShape, parts: int, keys_max: int, fixed: bool) -> int:
     return shape.batch * max(ceil_div(keys_max, PIECE_BLOCKS * KEYS), 1) if fixed else shape.batch + parts
 
 
+def flag_count(shape: DecodeShape, parts: int) -> int:
+    """Flags of a fused call: for each tile, of each part twice for each part."""
+    return shape.row_tiles * shape.kv_heads * 2 * parts * parts
+
+
 def decode(
     q: torch.Tensor,
     cache: torch.Tensor,
@@ -312,13 +332,19 @@ def decode(
     scale: float,
     causal: bool,
     fixed: bool = False,
+    fused: bool = False,
 ) -> replay.Work:
-    """Attention and combination. Arguments are checked; `fixed` if the plan is the batch-invariant one."""
+    """Attention and combination. Arguments are checked; `fixed` if the plan is the batch-invariant one.
+
+    `fused`: the attention kernel combines too (fused.cuh); with one part there is nothing to combine.
+    """
     batch, s_q, heads, _ = q.shape
     shape = DecodeShape(batch, s_q, heads, cache.shape[2], cache.shape[1])
     parts = plan.shape[0]
     slots = slots_of(shape, parts, pages.shape[1] * shape.page, fixed)
     box = min(shape.page, KEYS)
+    fused = fused and parts > 1
+    flags = flag_count(shape, parts) if fused else 0
 
     def launch(made: replay.Results) -> bool:
         results = Results(*made)
@@ -331,18 +357,19 @@ def decode(
         )
         arguments = Arguments(
             *(tensor.data_ptr() for tensor in (plan, splits, lengths, pages)), 0,
-            results.out.data_ptr(), results.lse.data_ptr(), *results.partial_at(scaled=True), 0, 0, 0,
+            results.out.data_ptr(), results.lse.data_ptr(), *results.partial_at(True, flags), 0, 0, 0,
             scale * LOG2_E, batch,
             pages.stride(0), shape.page, shape.rows, s_q, heads, shape.kv_heads, int(causal and s_q > 1), 0, 0,
         )  # fmt: skip
-        grid = Launch((shape.row_tiles, shape.kv_heads, parts), 384, SHARED_BYTES)
-        source = decode_source(box, q.dtype, PIECE_BLOCKS if fixed else 0)
-        loaded(source).launch(grid, (map_q, map_k, arguments), q.device)
-        if parts > 1 or fixed:
+        grid = Launch((shape.row_tiles, shape.kv_heads, parts), 384, SHARED_BYTES, cooperative=fused)
+        source = decode_source(box, q.dtype, PIECE_BLOCKS if fixed else 0, fused)
+        extra = (Fused(results.partial.data_ptr(), secrets.randbits(64)),) if fused else ()
+        loaded(source).launch(grid, (map_q, map_k, arguments, *extra), q.device)
+        if (parts > 1 or fixed) and not fused:
             launch_combine(shape, plan, splits, results, 0, every=fixed)
         return folded.data_ptr() == q.data_ptr()
 
-    return replay.Work(Results.maker(shape, slots, q.dtype, q.device), launch)
+    return replay.Work(Results.maker(shape, slots, q.dtype, q.device, flags=flags), launch)
 
 
 def reference_decode(

@@ -104,6 +104,7 @@ def _check_sparse(call: Fp8Call, indices: torch.Tensor) -> None:
 
 def _check(call: Fp8Call, meta: FlashMLASchedMeta) -> None:
     _check_fp8_call(call.q, call.cache, call.head_dim_v)
+    expect(not meta.fused_combine, lambda: "fused_combine is for bf16 and fp16 caches")
     expect(
         call.by_page or not meta.batch_invariant,
         lambda: f"batch_invariant is for bf16 and fp16 caches, and {FP8_KEY} bytes a key; see quantise_pages",

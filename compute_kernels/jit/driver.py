@@ -178,6 +178,7 @@ class Launch:
     shared_bytes: int
     cluster: int = 1  # blocks along x
     overlap: bool = True  # may start while the stream's previous kernel drains; the kernel itself waits for it
+    cooperative: bool = False  # all blocks are there at once, so they may wait for each other
 
 
 @lru_cache(maxsize=4096)
@@ -199,6 +200,11 @@ def _config(launch: Launch, stream: int) -> Any:
         overlap.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
         overlap.value.programmaticStreamSerializationAllowed = 1
         attributes.append(overlap)
+    if launch.cooperative:
+        together = driver.CUlaunchAttribute()
+        together.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+        together.value.cooperative = 1
+        attributes.append(together)
     config.attrs = attributes
     config.numAttrs = len(attributes)
     return config

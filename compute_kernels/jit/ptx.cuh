@@ -365,6 +365,20 @@ DEVICE void registers_shrink() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
+// ---------------------------------------------------------------- flags between blocks of the grid
+// What this block has written before, by any thread that has met the caller at a barrier, is seen by who awaits the flag.
+DEVICE void set_flag(u64* flag, u64 value) {
+  asm volatile("fence.acq_rel.gpu;\n st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(flag), "l"(value) : "memory");
+}
+
+// Waits until the flag is set to `value`, and clears it.
+DEVICE void await_flag(u64* flag, u64 value) {
+  u64 found;
+  do asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(found) : "l"(flag) : "memory");
+  while (found != value);
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(flag), "l"(0ull) : "memory");
+}
+
 // ---------------------------------------------------------------- programmatic dependent launch
 DEVICE void wait_for_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 DEVICE void let_next_kernel_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }

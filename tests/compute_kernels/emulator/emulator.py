@@ -73,13 +73,14 @@ class EmulatedKernel:
     races = False  # whether accesses that no barrier orders are faults
 
     def __init__(self, source: KernelSource) -> None:
-        self._source, self._run = source, _library(source, self.races).run
-        self._run.restype = ctypes.c_char_p
+        self._source, self._library = source, _library(source, self.races)
 
     def launch(self, launch: Launch, arguments: Sequence[Any], device: torch.device) -> None:
         assert launch.grid[0] % launch.cluster == 0, launch
         addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
-        fault = self._run(*launch.grid, launch.threads, launch.cluster, addresses, 1)
+        run = self._library.run_together if launch.cooperative else self._library.run
+        run.restype = ctypes.c_char_p
+        fault = run(*launch.grid, launch.threads, launch.cluster, addresses, 1)
         assert fault is None, f"{self._source.name}, {launch}: {fault.decode()}"
 
 

@@ -1,4 +1,5 @@
-// One block of a GPU kernel, or a cluster of two, on a CPU, for tests: threads are fibers, shared memories arrays.
+// One block of a GPU kernel, or a cluster of two, on a CPU, for tests: threads are fibers, shared memories arrays. Blocks of a
+// cooperative launch, which wait for each other, are processes.
 //
 // Warps run in random order and are interrupted wherever they wait. What the hardware does by itself (bulk copies,
 // asynchronous copies, tensor-core products) is put aside and happens later, at random, but never after the wait that
@@ -15,7 +16,9 @@
 #include <deque>
 #include <functional>
 #include <random>
+#include <ctime>
 #include <ucontext.h>
+#include <unistd.h>
 #include <vector>
 
 #define DEVICE inline
@@ -28,7 +31,7 @@ struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct Index3 { u32 x = 0, y = 0, z = 0; };
 
-constexpr u32 kSharedMax = 232448, kThreadsMax = 1024, kBlocksMax = 2, kStackBytes = 1 << 16, kIdleRounds = 4000;
+constexpr u32 kSharedMax = 232448, kThreadsMax = 1024, kBlocksMax = 2, kStackBytes = 1 << 16, kIdleRounds = 4000, kPatienceSeconds = 20;
 extern "C" {
 alignas(1024) u8 block_memory[kSharedMax];
 }
@@ -86,18 +89,18 @@ inline void fail(const char* what) {
   while (true) swapcontext(&machine.contexts[machine.current], &machine.scheduler);
 }
 
-inline void pause() { swapcontext(&machine.contexts[machine.current], &machine.scheduler); }
+inline void pass_turn() { swapcontext(&machine.contexts[machine.current], &machine.scheduler); }
 
 template <typename Condition>
 void await(Condition condition) {
-  while (!condition()) pause();
+  while (!condition()) pass_turn();
   ++machine.progress;
 }
 
 // A warp takes its time, now and then: called where another one may then be first.
 inline void dawdle() {
   if (machine.current % 32 || machine.dice() % 4) return;
-  for (u32 i = machine.dice() % 40; i--; ++machine.progress) pause();
+  for (u32 i = machine.dice() % 40; i--; ++machine.progress) pass_turn();
 }
 
 // ---------------------------------------------------------------- warps
@@ -221,13 +224,33 @@ inline void work_aside() {
   ++machine.progress;
 }
 
+// ---------------------------------------------------------------- blocks beside each other
+struct Board {
+  volatile i32 failed = 0;
+  char said[200] = "";
+};
+static Board* grid_board;  // what the processes of a grid tell each other, if blocks run together
+
+// Another block's doing. It may take its time, which is progress; but not for ever.
+template <typename Condition>
+void await_block(Condition condition) {
+  const time_t began = time(nullptr);
+  for (u32 i = 1; !condition(); ++i) {
+    if (!grid_board) fail("a wait for another block, but blocks run one after another");
+    if (grid_board->failed || time(nullptr) - began > kPatienceSeconds) fail("a flag that nobody sets");
+    if (i % 64 == 0) usleep(100);
+    ++machine.progress;
+    pass_turn();
+  }
+}
+
 void call_kernel(void** arguments);  // of main.cpp
 static void** block_arguments;
 static void run_thread() {
   call_kernel(block_arguments);
   machine.done[machine.current] = true;
   --machine.alive, ++machine.progress;
-  pause();
+  pass_turn();
 }
 
 inline void begin_cluster(u32 threads, u32 blocks) {

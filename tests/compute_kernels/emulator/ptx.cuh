@@ -54,6 +54,14 @@ inline void barrier_wait(u64* barrier, u32 parity) {
   take_clock(barrier_of(barrier).passed);
   dawdle();
 }
+inline void set_flag(u64* flag, u64 value) {
+  __atomic_store_n(flag, value, __ATOMIC_RELEASE);
+  usleep(500);  // who waits for it goes on before this block's other warps do
+}
+inline void await_flag(u64* flag, u64 value) {
+  await_block([&] { return __atomic_load_n(flag, __ATOMIC_ACQUIRE) == value; });
+  __atomic_store_n(flag, 0, __ATOMIC_RELAXED);
+}
 inline void named_barrier_sync(u32 id, u32 threads) { sync_named(id, threads); }
 inline void named_barrier_sync_apart(u32 id, u32 threads) { sync_named(id, threads); }
 inline void named_barrier_arrive(u32 id, u32 threads) { arrive_named(id, threads), dawdle(); }
@@ -163,7 +171,7 @@ inline void bulk_load(void* destination, const void* source, u32 bytes, u64* bar
 // ---------------------------------------------------------------- copies by threads
 inline void copy_16(u32 destination, const void* source, u32 bytes) {
   u8* to = shared_at(destination, 16);
-  if (machine.dice() % 64 == 0) pause();
+  if (machine.dice() % 64 == 0) pass_turn();
   machine.copies[machine.current].push_back(begun_now([=] { bytes ? memcpy(to, source, 16) : memset(to, 0, 16); }));
 }
 inline void copies_arrive(u64* barrier) {

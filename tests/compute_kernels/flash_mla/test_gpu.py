@@ -46,8 +46,10 @@ class Case:
         self.cache[order[at:].cuda()] = float("nan")
         self.table = table.cuda()
 
-    def run(self, causal: bool, scale: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        plan, _ = flash_mla.get_mla_metadata()
+    def run(
+        self, causal: bool, scale: float | None = None, *, fused: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        plan, _ = flash_mla.get_mla_metadata(fused_combine=fused)
         return flash_mla.flash_mla_with_kvcache(
             self.q, self.cache, self.table, self.lengths, 512, plan, softmax_scale=scale, causal=causal
         )
@@ -115,6 +117,41 @@ def test_the_devices_plan_is_the_references(seed: int) -> None:
         assert got == row or (got[0] > got[1] and row[0] > row[1]), (got, row)
 
 
+@pytest.mark.parametrize(
+    ("s_q", "heads", "kv_heads", "lengths"),
+    [
+        (1, 128, 1, [4096] * 16),
+        (1, 128, 1, [65536]),
+        (4, 16, 1, [4641, 45118, 1730, 1696]),
+        (2, 63, 3, [3000, 0, 1, 700]),
+        (1, 9, 1, _random_lengths(64, 900, 1)),
+    ],
+)
+def test_a_fused_combination(s_q: int, heads: int, kv_heads: int, lengths: list[int]) -> None:
+    case = Case(s_q, heads, kv_heads, lengths)
+    out, lse = case.run(True, fused=True)
+    case.check(out, lse, causal=True)
+    for _ in range(50):
+        again, lse_again = case.run(True, fused=True)
+        assert torch.equal(out, again), "the same bits each time"
+        assert torch.equal(lse, lse_again)
+
+
+def test_a_fused_combination_in_a_graph_with_changing_lengths() -> None:
+    case = Case(1, 128, 1, [4096, 3000, 2000, 1000])
+    case.run(False, fused=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out, lse = case.run(False, fused=True)
+    for lengths in ([4096, 3000, 2000, 1000], [1, 0, 1999, 64], [640, 640, 640, 640]):
+        case.lengths.copy_(torch.tensor(lengths, dtype=torch.int32))
+        for _ in range(5):
+            out.fill_(float("nan"))
+            lse.fill_(float("nan"))
+            graph.replay()
+        case.check(out, lse, causal=False)
+
+
 def test_first_release_arguments_in_a_graph_with_changing_lengths() -> None:
     case = Case(2, 128, 1, [4096, 3000, 2000, 1000])
     shape = DecodeShape(4, 2, 128, 1, 64)
@@ -137,7 +174,8 @@ def test_first_release_arguments_in_a_graph_with_changing_lengths() -> None:
         case.check(out, lse, causal=True)
 
 
-def test_two_streams_at_once() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_two_streams_at_once(fused: bool) -> None:
     cases = [Case(1, 128, 1, [3000, 50]), Case(1, 16, 1, [9000, 700, 0])]
     streams = [torch.cuda.Stream() for _ in cases]
     torch.cuda.synchronize()
@@ -146,7 +184,7 @@ def test_two_streams_at_once() -> None:
         results = []
         for stream, case in zip(streams, cases, strict=True):
             with torch.cuda.stream(stream):
-                results.append(case.run(False))
+                results.append(case.run(False, fused=fused))
     torch.cuda.synchronize()
     for case, result in zip(cases, results, strict=True):
         case.check(*result, causal=False)

@@ -144,10 +144,17 @@ def test_a_lazy_plan_refuses_another_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("box", "dtype"), [(64, torch.bfloat16), (32, torch.bfloat16), (16, torch.bfloat16), (64, torch.float16)]
+    ("box", "dtype", "fused"),
+    [
+        (64, torch.bfloat16, False),
+        (32, torch.bfloat16, False),
+        (16, torch.bfloat16, False),
+        (64, torch.float16, False),
+        (64, torch.bfloat16, True),
+    ],
 )
-def test_decode_compiles_without_spills(box: int, dtype: torch.dtype) -> None:
-    compiled = jit.build(decode_source(box, dtype))
+def test_decode_compiles_without_spills(box: int, dtype: torch.dtype, fused: bool) -> None:
+    compiled = jit.build(decode_source(box, dtype, fused=fused))
     assert compiled.spill_bytes == compiled.stack_bytes == 0
     assert "warning" not in compiled.log.lower()
     found = sass.opcodes(sass.disassemble(compiled.cubin))
