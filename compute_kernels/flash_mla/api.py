@@ -20,8 +20,9 @@ from threefs.compute_kernels.flash_mla.checks import (
     expect,
     sms_of,
 )
-from threefs.compute_kernels.flash_mla.dense_decode import HEAD, ROWS, decode, make_plan
+from threefs.compute_kernels.flash_mla.dense_decode import HEAD, ROWS, decode
 from threefs.compute_kernels.flash_mla.fp8_api import Fp8Call, fp8_attention
+from threefs.compute_kernels.flash_mla.plan import make_plan
 from threefs.compute_kernels.jit import replay
 
 __all__ = ["FlashMLASchedMeta", "flash_mla_with_kvcache", "get_mla_metadata"]

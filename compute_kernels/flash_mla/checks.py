@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from threefs.compute_kernels.errors import InvalidInput
-from threefs.compute_kernels.flash_mla.dense_decode import BATCH_MAX, HEAD, PLAN_ROW, VALUES, DecodeShape, make_plan
+from threefs.compute_kernels.flash_mla.dense_decode import HEAD, VALUES, DecodeShape
+from threefs.compute_kernels.flash_mla.plan import BATCH_MAX, PLAN_ROW, make_plan
 from threefs.compute_kernels.jit.driver import require_hopper
 
 __all__ = ["FlashMLASchedMeta", "check_call", "check_lengths", "check_plan", "check_tensor", "expect", "sms_of"]

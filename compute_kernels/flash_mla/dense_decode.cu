@@ -1,7 +1,7 @@
 // MLA decode over a paged cache of bf16 or fp16 rows (see attend.cuh): keys come by the copy engine, page by page.
 // One load warp serves each half of each buffer, so that no load waits behind another.
 //
-// Compile-time constants beside those of attend.cuh:
+// Compile-time constants beside those of tile.cuh:
 //   BOX    cache rows that a copy brings: at most a page
 //   FUSED  1: requests in pieces are put together here (see fused.cuh); 0: by the kernel that follows
 #include "attend.cuh"

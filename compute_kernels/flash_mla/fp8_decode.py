@@ -27,9 +27,7 @@ from pathlib import Path
 import torch
 
 from threefs.compute_kernels.flash_mla.dense_decode import (
-    KEYS,
     LOG2_E,
-    PIECE_BLOCKS,
     VALUES,
     Arguments,
     DecodeShape,
@@ -37,6 +35,7 @@ from threefs.compute_kernels.flash_mla.dense_decode import (
     launch_combine,
     slots_of,
 )
+from threefs.compute_kernels.flash_mla.plan import KEYS, PIECE_BLOCKS
 from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, replay, tensor_map
 
 __all__ = ["FP8_KEY", "decode_fp8_dense", "dequantise_pages", "fp8_decode_source", "quantise_pages"]

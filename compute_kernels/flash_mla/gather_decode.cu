@@ -9,7 +9,7 @@
 // widened to fp16, not bf16: that takes a third of the instructions and is more exact; so the query becomes fp16 too.
 // Rows that do not count (index -1, past the length) become zeros and a zero in the bit mask.
 //
-// Compile-time constants beside those of attend.cuh: SOURCE, one of the three.
+// Compile-time constants beside those of tile.cuh: SOURCE, one of the three.
 #include "attend.cuh"
 
 enum Source : u32 { kPaged = 0, kSparse = 1, kPrefill = 2 };

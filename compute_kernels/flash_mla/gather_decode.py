@@ -28,10 +28,10 @@ from threefs.compute_kernels.flash_mla.dense_decode import (
     DecodeShape,
     Results,
     attention_constants,
-    ceil_div,
     launch_combine,
     query_map,
 )
+from threefs.compute_kernels.flash_mla.plan import ceil_div
 from threefs.compute_kernels.jit import KernelSource, Launch, loaded, replay
 
 __all__ = [

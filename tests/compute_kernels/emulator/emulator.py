@@ -10,9 +10,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import torch
 
 from threefs.compute_kernels.deep_gemm import api as gemm_api
 from threefs.compute_kernels.deep_gemm import bf16_gemm, casts, fp8_gemm, fp8_wgrad, mqa_logits
-from threefs.compute_kernels.flash_mla import api, dense_decode, fp8_api, fp8_decode, gather_decode
+from threefs.compute_kernels.flash_mla import api, dense_decode, fp8_api, fp8_decode, gather_decode, plan
 from threefs.compute_kernels.jit import KernelSource, Launch, driver, replay
 
 HERE = Path(__file__).parent
@@ -127,12 +128,31 @@ def _emulated_map_at(
 @pytest.fixture
 def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels run on the CPU."""
-    for module in (dense_decode, fp8_decode, gather_decode):
+    for module in (dense_decode, fp8_decode, gather_decode, plan):
         monkeypatch.setattr(module, "loaded", EmulatedKernel)
     for module in (dense_decode, fp8_decode):
         monkeypatch.setattr(module, "tensor_map", _emulated_map)
     for module in (api, fp8_api):
         monkeypatch.setattr(module, "sms_of", lambda device: SMS)
+
+
+@pytest.fixture
+def own_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the dense decode kernel's sources, which a test may break."""
+    for path in dense_decode._FOLDER.glob("*.cu*"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(dense_decode, "_FOLDER", tmp_path)
+    dense_decode.decode_source.cache_clear()
+    yield tmp_path
+    dense_decode.decode_source.cache_clear()
+
+
+def break_source(folder: Path, sound: str, unsound: str) -> None:
+    """Replace the one place in the folder's sources that says `sound`."""
+    (path,) = (path for path in folder.glob("*.cu*") if sound in path.read_text())
+    text = path.read_text()
+    assert text.count(sound) == 1, sound
+    path.write_text(text.replace(sound, unsound))
 
 
 class _Forgetful(dict[Hashable, Any]):

@@ -5,14 +5,13 @@ Results lie in memory that the processes share and are poisoned; every launch is
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.compute_kernels.emulator.emulator import EmulatedKernel, emulated
+from tests.compute_kernels.emulator.emulator import EmulatedKernel, break_source, emulated, own_sources
 from tests.compute_kernels.flash_mla.cases import page_table, random_values
 
 from threefs.compute_kernels import flash_mla
@@ -21,7 +20,7 @@ from threefs.compute_kernels.flash_mla import api, dense_decode
 from threefs.compute_kernels.flash_mla.dense_decode import Fused
 from threefs.compute_kernels.jit import Launch
 
-__all__ = ["emulated"]
+__all__ = ["emulated", "own_sources"]
 pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("emulated", "_shared")]
 _made: list[torch.Tensor] = []
 
@@ -112,16 +111,6 @@ def test_many_pieces_are_summed_by_eight_warps(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(out, fused_out)
 
 
-@pytest.fixture
-def own_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    for path in dense_decode._FOLDER.glob("*.cu*"):
-        shutil.copy(path, tmp_path)
-    monkeypatch.setattr(dense_decode, "_FOLDER", tmp_path)
-    dense_decode.decode_source.cache_clear()
-    yield tmp_path
-    dense_decode.decode_source.cache_clear()
-
-
 STORED = "  named_barrier_sync(kSums, kMathThreads);  // all partial results"
 AWAIT = "await_flag(flag_of(f, part - pieces.index + thread, thread == 0, part), f.number)"
 ROWS, SET = "for (u32 row = begin + threadIdx.x / 32;", "flag_of(f, part, first, part - pieces.index + thread)"
@@ -136,9 +125,7 @@ BROKEN = {
 @pytest.mark.proof
 @pytest.mark.parametrize("broken", BROKEN)
 def test_what_is_broken_is_found(broken: str, own_sources: Path) -> None:
-    path, (sound, unsound) = own_sources / "fused.cuh", BROKEN[broken]
-    assert path.read_text().count(sound) == 1
-    path.write_text(path.read_text().replace(sound, unsound))
+    break_source(own_sources, *BROKEN[broken])
     with pytest.raises(AssertionError):
         test_the_bits_are_those_of_two_kernels(*CASES[0])
 

@@ -6,19 +6,16 @@ runs under a checker that knows what an arrival orders; and it must find each ba
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tests.compute_kernels.emulator.emulator import EmulatedKernel, emulated
+from tests.compute_kernels.emulator.emulator import EmulatedKernel, break_source, emulated, own_sources
 from tests.compute_kernels.flash_mla.cases import page_table, random_values
 
 from threefs.compute_kernels import flash_mla
-from threefs.compute_kernels.flash_mla import dense_decode
 
-__all__ = ["emulated"]
+__all__ = ["emulated", "own_sources"]
 pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("emulated", "_ordered")]
 LENGTHS = [200, 64]
 
@@ -72,16 +69,6 @@ def test_sparse_prefill() -> None:
     flash_mla.flash_mla_sparse_fwd(_random(6, 16, 576), _random(300, 1, 576), indices, 576**-0.5)
 
 
-@pytest.fixture
-def own_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    for path in dense_decode._FOLDER.glob("*.cu*"):
-        shutil.copy(path, tmp_path)
-    monkeypatch.setattr(dense_decode, "_FOLDER", tmp_path)
-    dense_decode.decode_source.cache_clear()
-    yield tmp_path
-    dense_decode.decode_source.cache_clear()
-
-
 P1, SUMS = "named_barrier_sync(kP1, kMathThreads)", "named_barrier_sync_apart(kSums, kMathThreads)"
 DONE = "  wgmma_wait<0>();\n  pin_registers(rO);\n"
 BROKEN = {
@@ -99,8 +86,6 @@ PROVED = [pytest.param(name, marks=pytest.mark.proof) for name in list(BROKEN)[2
 
 @pytest.mark.parametrize("broken", [*list(BROKEN)[:2], *PROVED])
 def test_a_missing_wait_is_found(broken: str, own_sources: Path) -> None:
-    path, (sound, unsound) = own_sources / "attend.cuh", BROKEN[broken]
-    assert path.read_text().count(sound) == 1
-    path.write_text(path.read_text().replace(sound, unsound))
+    break_source(own_sources, *BROKEN[broken])
     with pytest.raises(AssertionError, match="and no barrier orders them"):
         _dense()

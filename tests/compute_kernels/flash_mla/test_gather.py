@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from threefs.compute_kernels import flash_mla, jit
 from threefs.compute_kernels.errors import DeviceUnavailable, InvalidInput
-from threefs.compute_kernels.flash_mla.dense_decode import fixed_plan_source, reference_decode, reference_fixed_plan
+from threefs.compute_kernels.flash_mla.dense_decode import reference_decode
 from threefs.compute_kernels.flash_mla.gather_decode import gather_source, reference_sparse
+from threefs.compute_kernels.flash_mla.plan import fixed_plan_source, reference_fixed_plan
 from threefs.compute_kernels.jit import sass
 
 pytestmark = pytest.mark.kernels

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from threefs.compute_kernels import flash_mla
-from threefs.compute_kernels.flash_mla.dense_decode import DecodeShape, make_plan, reference_decode, reference_plan
+from threefs.compute_kernels.flash_mla.dense_decode import DecodeShape, reference_decode
+from threefs.compute_kernels.flash_mla.plan import make_plan, reference_plan
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a Hopper GPU")]
 

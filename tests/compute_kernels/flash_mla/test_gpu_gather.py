@@ -13,8 +13,9 @@ import torch
 from tests.compute_kernels.flash_mla.cases import check_close, check_lse, page_table, random_values
 
 from threefs.compute_kernels import flash_mla
-from threefs.compute_kernels.flash_mla.dense_decode import make_plan, reference_decode, reference_fixed_plan
+from threefs.compute_kernels.flash_mla.dense_decode import reference_decode
 from threefs.compute_kernels.flash_mla.gather_decode import reference_sparse
+from threefs.compute_kernels.flash_mla.plan import make_plan, reference_fixed_plan
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a Hopper GPU")]
 

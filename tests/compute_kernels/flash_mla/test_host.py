@@ -11,14 +11,8 @@ from hypothesis import strategies as st
 
 from threefs.compute_kernels import flash_mla, jit
 from threefs.compute_kernels.errors import DeviceUnavailable, InvalidInput
-from threefs.compute_kernels.flash_mla.dense_decode import (
-    DecodeShape,
-    combine_source,
-    decode_source,
-    plan_source,
-    reference_decode,
-    reference_plan,
-)
+from threefs.compute_kernels.flash_mla.dense_decode import DecodeShape, combine_source, decode_source, reference_decode
+from threefs.compute_kernels.flash_mla.plan import plan_source, reference_plan
 from threefs.compute_kernels.jit import sass
 
 pytestmark = pytest.mark.kernels

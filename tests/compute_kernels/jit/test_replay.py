@@ -11,7 +11,7 @@ import torch
 from threefs.compute_kernels import deep_gemm, flash_mla
 from threefs.compute_kernels.deep_gemm import mqa_logits
 from threefs.compute_kernels.errors import InvalidInput
-from threefs.compute_kernels.flash_mla import api, checks, dense_decode, fp8_api, fp8_decode, gather_decode
+from threefs.compute_kernels.flash_mla import api, checks, dense_decode, fp8_api, fp8_decode, gather_decode, plan
 from threefs.compute_kernels.jit import KernelSource, driver, replay
 
 pytestmark = pytest.mark.kernels
@@ -50,7 +50,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> _Driver:
     found = _Driver()
     monkeypatch.setattr(replay, "_prepared", {})
     monkeypatch.setattr(replay, "_known", {})
-    for module in (mqa_logits, dense_decode, fp8_decode, gather_decode):
+    for module in (mqa_logits, dense_decode, fp8_decode, gather_decode, plan):
         monkeypatch.setattr(module, "loaded", found.loaded)
     for module in (mqa_logits, dense_decode, fp8_decode):
         monkeypatch.setattr(module, "tensor_map", lambda *_, **__: ctypes.create_string_buffer(128))
@@ -144,6 +144,15 @@ def test_repeated_decodes_launch_both_kernels_and_refuse_what_differs(fake: _Dri
     with pytest.raises(InvalidInput, match="head_dim_v is 256"):
         flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, 256, meta)
     assert isinstance(meta, checks.FlashMLASchedMeta)
+
+
+def test_a_fused_decode_is_one_launch(fake: _Driver) -> None:
+    q, cache = torch.zeros(2, 1, 1, 576).bfloat16(), torch.zeros(4, 64, 1, 576).bfloat16()
+    table, lengths = torch.zeros(2, 2, dtype=torch.int32), torch.ones(2, dtype=torch.int32)
+    meta, _ = flash_mla.get_mla_metadata(fused_combine=True)
+    for _ in range(3):
+        flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, 512, meta)
+    assert [name for name, _ in fake.launched] == ["mla_plan", *["mla_dense_decode"] * 3]
 
 
 @pytest.mark.parametrize("width", [644, 656])
