@@ -1,10 +1,7 @@
 """FP8 and bf16 products, weight gradients and indexer logits for Hopper GPUs, under DeepGEMM's names and signatures."""
 
 from threefs.compute_kernels.deep_gemm.api import (
-    fp8_gemm_nt,
     gemm_fp8_fp8_bf16_nt,
-    m_grouped_fp8_gemm_nt_contiguous,
-    m_grouped_fp8_gemm_nt_masked,
     m_grouped_gemm_fp8_fp8_bf16_nt_contiguous,
     m_grouped_gemm_fp8_fp8_bf16_nt_masked,
 )
@@ -22,6 +19,11 @@ from threefs.compute_kernels.deep_gemm.casts import (
     per_block_cast_to_fp8,
     per_channel_cast_to_fp8,
     per_token_cast_to_fp8,
+)
+from threefs.compute_kernels.deep_gemm.current import (
+    fp8_gemm_nt,
+    m_grouped_fp8_gemm_nt_contiguous,
+    m_grouped_fp8_gemm_nt_masked,
 )
 from threefs.compute_kernels.deep_gemm.fp8_wgrad import (
     k_grouped_fp8_gemm_nt_contiguous,
@@ -44,6 +46,8 @@ from threefs.compute_kernels.deep_gemm.mqa_logits import (
 )
 
 cell_div = ceil_div  # the first release's spelling
+get_mk_alignment_for_contiguous_layout = get_m_alignment_for_contiguous_layout  # the current names
+get_mn_major_tma_aligned_tensor = get_col_major_tma_aligned_tensor
 
 __all__ = [
     "bf16_gemm_nn",
@@ -59,6 +63,8 @@ __all__ = [
     "gemm_fp8_fp8_bf16_nt",
     "get_col_major_tma_aligned_tensor",
     "get_m_alignment_for_contiguous_layout",
+    "get_mk_alignment_for_contiguous_layout",
+    "get_mn_major_tma_aligned_tensor",
     "get_num_sms",
     "get_paged_mqa_logits_metadata",
     "get_tma_aligned_size",

@@ -1,6 +1,6 @@
 """The public products: check, choose a tiling, launch. Nothing here waits for the device.
 
-Names of DeepGEMM's first release, and the current aliases with the arguments that mean something on Hopper.
+Names and arguments of DeepGEMM's first release; `current` has those of today.
 """
 
 from __future__ import annotations
@@ -20,10 +20,7 @@ from threefs.compute_kernels.errors import InvalidInput
 from threefs.compute_kernels.jit import replay
 
 __all__ = [
-    "fp8_gemm_nt",
     "gemm_fp8_fp8_bf16_nt",
-    "m_grouped_fp8_gemm_nt_contiguous",
-    "m_grouped_fp8_gemm_nt_masked",
     "m_grouped_gemm_fp8_fp8_bf16_nt_contiguous",
     "m_grouped_gemm_fp8_fp8_bf16_nt_masked",
 ]
@@ -100,47 +97,3 @@ def m_grouped_gemm_fp8_fp8_bf16_nt_masked(
         return scale_a is lhs[1]
 
     replay.run(("masked", expected_m, sms_limit()), (*lhs, *rhs, out, masked_m), first_time)
-
-
-def _check_recipe(recipe: tuple[int, int, int] | None) -> None:
-    if recipe not in (None, (1, 128, 128)):
-        raise InvalidInput(f"recipe is {recipe}; on Hopper these products take (1, 128, 128) only")
-
-
-def fp8_gemm_nt(
-    a: Quantised,
-    b: Quantised,
-    d: torch.Tensor,
-    c: torch.Tensor | None = None,
-    recipe: tuple[int, int, int] | None = None,
-) -> None:
-    """The current name of `gemm_fp8_fp8_bf16_nt`. `c` (an addend) must be None: the output is bf16."""
-    _check_recipe(recipe)
-    if c is not None:
-        raise InvalidInput("c is given; a bf16 output cannot accumulate, pass c=None")
-    gemm_fp8_fp8_bf16_nt(a, b, d)
-
-
-def m_grouped_fp8_gemm_nt_contiguous(
-    a: Quantised,
-    b: Quantised,
-    d: torch.Tensor,
-    grouped_layout: torch.Tensor,
-    recipe: tuple[int, int, int] | None = None,
-) -> None:
-    """The current name of `m_grouped_gemm_fp8_fp8_bf16_nt_contiguous`."""
-    _check_recipe(recipe)
-    m_grouped_gemm_fp8_fp8_bf16_nt_contiguous(a, b, d, grouped_layout)
-
-
-def m_grouped_fp8_gemm_nt_masked(
-    a: Quantised,
-    b: Quantised,
-    d: torch.Tensor,
-    masked_m: torch.Tensor,
-    expected_m: int,
-    recipe: tuple[int, int, int] | None = None,
-) -> None:
-    """The current name of `m_grouped_gemm_fp8_fp8_bf16_nt_masked`."""
-    _check_recipe(recipe)
-    m_grouped_gemm_fp8_fp8_bf16_nt_masked(a, b, d, masked_m, expected_m)

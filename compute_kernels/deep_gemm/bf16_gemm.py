@@ -5,6 +5,7 @@ Work: 2 m n k operations. Bytes: 2 (m k + n k + m n). The tensor cores bound it 
 
 Layouts as in `fp8_gemm`: dense; contiguous groups of rows (each from a multiple of 128); masked `[groups, m_max, k]`.
 Limits of a tile: 256 columns and 64 rows a warpgroup (128 float32 registers a thread), four stages of K steps of 64.
+`compiled_dims` is an argument of DeepGEMM's; shapes are never compiled in here, so it means nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from threefs.compute_kernels.deep_gemm.layout import (
     ceil_div,
     contiguous_alignment,
     even_rounds,
+    groups_of_ends,
     set_addend,
     sms_limit,
     sms_of,
@@ -188,34 +190,51 @@ def _dense(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | 
     replay.run(("bf16", a_mn, b_mn, c is None, kept, sms_limit()), (a, b, d), first_time)
 
 
-def bf16_gemm_nt(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None = None) -> None:
+def bf16_gemm_nt(
+    a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None = None, compiled_dims: str = "nk"
+) -> None:
     """d [m, n] = a [m, k] @ b [n, k].T. d is bf16, or float32 and then `c + a @ b.T` if c is given."""
     _dense(a, b, d, c, False, False)
 
 
-def bf16_gemm_nn(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None = None) -> None:
+def bf16_gemm_nn(
+    a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None = None, compiled_dims: str = "nk"
+) -> None:
     """d [m, n] = a [m, k] @ b [k, n]."""
     _dense(a, b, d, c, False, True)
 
 
-def bf16_gemm_tn(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None = None) -> None:
+def bf16_gemm_tn(
+    a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None = None, compiled_dims: str = "nk"
+) -> None:
     """d [m, n] = a [k, m].T @ b [k, n]."""
     _dense(a, b, d, c, True, True)
 
 
-def bf16_gemm_tt(a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None = None) -> None:
+def bf16_gemm_tt(
+    a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, c: torch.Tensor | None = None, compiled_dims: str = "nk"
+) -> None:
     """d [m, n] = a [k, m].T @ b [n, k].T."""
     _dense(a, b, d, c, True, False)
 
 
 def m_grouped_bf16_gemm_nt_contiguous(
-    a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, grouped_layout: torch.Tensor
+    a: torch.Tensor,
+    b: torch.Tensor,
+    d: torch.Tensor,
+    grouped_layout: torch.Tensor,
+    compiled_dims: str = "nk",
+    use_psum_layout: bool = False,
+    expected_m_for_psum_layout: int | None = None,
 ) -> None:
     """d [m, n] bf16 = each row of a [m, k] times the matrix of its group, b [g, n, k].
 
     `grouped_layout` int32 [m] names each row's group; groups start at multiples of 128 (or of
-    64, see `set_mk_alignment_for_contiguous_layout`), a block that starts with -1 is left untouched.
+    64, see `set_mk_alignment_for_contiguous_layout`), a block that starts with -1 is left untouched. With
+    `use_psum_layout` it is int32 [g] and says where each group ends.
     """
+    if use_psum_layout:
+        grouped_layout = groups_of_ends(grouped_layout, a.shape[0], b.shape[0])
 
     def first_time() -> bool:
         m, n, _ = check_bf16_operands(a, b, rhs_dims=3)
@@ -230,7 +249,12 @@ def m_grouped_bf16_gemm_nt_contiguous(
 
 
 def m_grouped_bf16_gemm_nt_masked(
-    a: torch.Tensor, b: torch.Tensor, d: torch.Tensor, masked_m: torch.Tensor, expected_m: int
+    a: torch.Tensor,
+    b: torch.Tensor,
+    d: torch.Tensor,
+    masked_m: torch.Tensor,
+    expected_m: int,
+    compiled_dims: str = "nk",
 ) -> None:
     """d [g, m_max, n] bf16: the first `masked_m[g]` rows of each group of a [g, m_max, k] times b [g, n, k]."""
 
@@ -255,6 +279,7 @@ def k_grouped_bf16_gemm_tn_contiguous(
     ks: list[int],
     ks_tensor: torch.Tensor,
     c: torch.Tensor | None = None,
+    compiled_dims: str = "mn",
 ) -> None:
     """d [g, m, n] float32: d[g] = c[g] + a_g.T @ b_g; the groups' a_g [k_g, m] and b_g [k_g, n] lie behind each other.
 

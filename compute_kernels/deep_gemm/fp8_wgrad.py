@@ -187,6 +187,7 @@ def k_grouped_fp8_gemm_nt_contiguous(
     grouped_layout: torch.Tensor | None = None,
     c: torch.Tensor | None = None,
     recipe: tuple[int, int, int] = (1, 1, 128),
+    compiled_dims: str = "mn",
 ) -> None:
     """The current name: d = c + the groups' products. `grouped_layout` (the k's on the device) is not needed here."""
     if recipe != (1, 1, 128):

@@ -56,6 +56,23 @@ def test_contiguous_groups_in_tiles_of_256_rows(stages: int, out_boxes: int, mon
         assert bool((rest == 7.0).all()), "rows of nobody are left alone"
 
 
+def test_groups_by_their_ends() -> None:
+    ends, n, k = torch.tensor([100, 128, 300], dtype=torch.int32), 64, 128  # the second has no rows
+    a, b = torch.randn(384, k).bfloat16(), torch.randn(3, n, k).bfloat16()
+    out = torch.full((384, n), 7.0, dtype=torch.bfloat16)
+    deep_gemm.m_grouped_bf16_gemm_nt_contiguous(a, b, out, ends, use_psum_layout=True)
+    assert _error(out[:100], reference_bf16_gemm(a[:100], b[0])) < 2.5e-3
+    assert _error(out[128:300], reference_bf16_gemm(a[128:300], b[2])) < 2.5e-3
+    weights = [deep_gemm.per_block_cast_to_fp8(matrix.float()) for matrix in b]
+    rhs = (
+        torch.stack([values.view(torch.uint8) for values, _ in weights]).view(torch.float8_e4m3fn),
+        torch.stack([scale for _, scale in weights]),
+    )
+    lhs = deep_gemm.per_token_cast_to_fp8(a.float())
+    deep_gemm.m_grouped_fp8_gemm_nt_contiguous(lhs, rhs, out, ends, use_psum_layout=True)
+    assert _error(out[128:300], reference_gemm(lhs[0][128:300], lhs[1][128:300], *weights[2])) < 2.5e-3
+
+
 @pytest.mark.parametrize(
     "tiling",
     [

@@ -46,6 +46,37 @@ def test_an_all_zero_matrix_casts_to_zeros_and_finite_scales() -> None:
     assert bool((scale > 0).all())
 
 
+@given(sizes=st.lists(st.integers(0, 400), max_size=9), step=st.sampled_from([64, 128]), spare=st.integers(0, 300))
+@settings(max_examples=50)
+def test_groups_of_ends(sizes: list[int], step: int, spare: int) -> None:
+    ids: list[int] = []
+    ends = []
+    for group, size in enumerate(sizes):
+        ids += [-1] * (-len(ids) % step) + [group] * size
+        ends.append(len(ids))
+    ids += [-1] * spare
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "_contiguous_alignment", step)
+        found = layout.groups_of_ends(torch.tensor(ends, dtype=torch.int32), len(ids), len(ends))
+    assert found.dtype == torch.int32
+    assert found.tolist() == ids
+
+
+def test_current_names_take_the_originals_arguments() -> None:
+    lhs, rhs = _operands()
+    out = torch.empty(130, 264, dtype=torch.bfloat16)
+    with pytest.raises(DeviceUnavailable):  # all else is right
+        deep_gemm.fp8_gemm_nt(
+            lhs, rhs, out, None, (1, 128, 128), (1, 128), (128, 128), compiled_dims="", disable_ue8m0_cast=True
+        )
+    with pytest.raises(InvalidInput, match=r"recipe_a is \(1, 32\)"):
+        deep_gemm.fp8_gemm_nt(lhs, rhs, out, recipe_a=(1, 32))
+    grouped = rhs[0][None], rhs[1][None]
+    ids = torch.zeros(130, dtype=torch.int32)
+    with pytest.raises(InvalidInput, match=r"ends of groups are torch.int32 \(130,\)"):
+        deep_gemm.m_grouped_fp8_gemm_nt_contiguous(lhs, grouped, out, ids, use_psum_layout=True)
+
+
 def test_the_reference_agrees_with_a_loop_over_blocks() -> None:
     (a, sa), (b, sb) = _operands(5, 264, 272)
     wanted = torch.zeros(5, 264, dtype=torch.float64)
