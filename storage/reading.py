@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from threefs.common.errors import ChecksumMismatch, Corrupt, NotCommitted, NotServing, ThreefsError
-from threefs.common.ids import ChunkId
+from threefs.common.ids import ChunkId, ChunkVersion
 from threefs.common.net.interface import Reply, Request
 from threefs.native.buffers import buffer
 from threefs.proto import data_plane
@@ -28,7 +28,7 @@ from threefs.storage.targets import Disk, LocalTarget, TargetSet
 
 AT_ONCE_BYTES_MAX: Final = 1 << 20  # asked for in one frame; 100 us of the event loop. Larger ones go through a thread
 
-OnDamage = Callable[[LocalTarget, Place, ChunkId], None]
+OnDamage = Callable[[LocalTarget, Place, ChunkId, ChunkVersion], None]
 QUICK_ELEMENTS = 4  # below, objects are cheaper than arrays
 _WHERE = ("target", "chain", "chain_version")
 _Where = tuple[LocalTarget, Place, bool] | ThreefsError  # bool: decides, when the read began
@@ -186,17 +186,17 @@ class Reader:
                 message = data_plane.clip_message(str(error))
                 messages.append(message)
                 replies.append(ReadReply(error.code, len(message), 0, 0, 0, result.committed))
-                self._note_error(item, where, error)
+                self._note_error(item, where, error, result.committed)
             pieces.append(data[start : start + length])
             start += item.bytes
             gap = gap or length != item.bytes
         return Reply(data_plane.pack_read_replies(replies, messages), pieces if gap else (data,))
 
-    def _note_error(self, item: ReadRequest, where: _Where, error: ThreefsError) -> None:
+    def _note_error(self, item: ReadRequest, where: _Where, error: ThreefsError, version: ChunkVersion) -> None:
         metrics.REFUSED.labels(reason=type(error).__name__).inc()
         if isinstance(error, ChecksumMismatch) and not isinstance(where, ThreefsError):
             target, place, _ = where
-            self._on_damage(target, place, ChunkId.unpack(item.chunk))
+            self._on_damage(target, place, ChunkId.unpack(item.chunk), version)
 
 
 _NOTHING = ReadResult()

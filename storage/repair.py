@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from threefs.common.errors import ThreefsError
-from threefs.common.ids import ChainId, ChunkId
+from threefs.common.ids import ChainId, ChunkId, ChunkVersion
 from threefs.common.net.interface import Transport
 from threefs.common.net.service import invoke
 from threefs.common.runtime.interface import Runtime
@@ -41,19 +41,21 @@ class Repairer:
         self._replicator = replicator
         self._running: dict[Key, None] = {}
 
-    def report(self, target: LocalTarget, place: Place, chunk: ChunkId) -> None:
-        """Bytes of a chunk on this disk are wrong: counted, logged, and repaired in the background."""
+    def report(self, target: LocalTarget, place: Place, chunk: ChunkId, version: ChunkVersion) -> None:
+        """Bytes of a chunk's committed `version` on this disk are wrong: counted, logged, repaired in background."""
         key = (target.id, chunk)
-        if key in self._running:
-            return
-        metrics.DAMAGED.inc()
-        _log.error("chunk %s of target %d on disk %d is damaged; asking the head of chain %d to rewrite it",
-                   chunk, target.id, target.disk.index, place.chain.id)  # fmt: skip
-        self._running[key] = None
-        self._runtime.spawn(self._repair(target, place, chunk), name=f"repair {chunk}")
+        if key not in self._running:
+            self._running[key] = None
+            self._runtime.spawn(self._repair(target, place, chunk, version), name=f"repair {chunk}")
 
-    async def _repair(self, target: LocalTarget, place: Place, chunk: ChunkId) -> None:
+    async def _repair(self, target: LocalTarget, place: Place, chunk: ChunkId, version: ChunkVersion) -> None:
         try:
+            (meta,) = await target.engine.query(target.id, [chunk])
+            if meta is None or meta.committed != version:
+                return  # read before a repair of it ended, reported after
+            metrics.DAMAGED.inc()
+            _log.error("chunk %s of target %d on disk %d is damaged; asking the head of chain %d to rewrite it",
+                       chunk, target.id, target.disk.index, place.chain.id)  # fmt: skip
             head = place.chain.writing()[0]
             if head == target.id:
                 await self.rewrite(target, place.chain.id, chunk)

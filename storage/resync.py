@@ -150,7 +150,7 @@ class Resyncer:
         reads = [ReadOp(target.id, meta.chunk, 0, view) for meta, view in zip(metas, data, strict=True)]
         for meta, result in zip(metas, await target.engine.read(reads), strict=True):
             if isinstance(result.error, ChecksumMismatch):
-                self._repairer.report(target, place, meta.chunk)
+                self._repairer.report(target, place, meta.chunk, result.committed)
             if result.error is not None:
                 raise result.error
         await self._deliver(target, place, metas, data, UpdateKind.REPLACE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from tests.storage.conftest import CHAIN, CHUNK_BYTES, Cluster, chunk
@@ -18,7 +19,7 @@ from threefs.proto import storage_pb2 as pb
 from threefs.proto.data_plane import ReadRequest
 from threefs.proto.storage_rpc import Storage
 from threefs.storage import metrics
-from threefs.storage.engine import Update, UpdateKind
+from threefs.storage.engine import ReadOp, ReadResult, Update, UpdateKind
 
 pytestmark = pytest.mark.unit
 
@@ -175,6 +176,30 @@ def test_a_damaged_chunk_is_read_elsewhere_and_repaired(cluster: Cluster, damage
         address = f"storage{damaged}:1"
         ask = pb.VerifyChunkRequest(target=cluster.target(damaged), inode=chunk().inode, number=0)
         assert (await invoke(cluster.transport, address, Storage.VERIFY_CHUNK, ask, timeout_s=1.0)).intact
+
+    cluster.run(main)
+
+
+def test_damage_that_is_reported_after_its_repair_is_not_counted_again(cluster: Cluster) -> None:
+    async def main() -> None:
+        content = bytes(range(256)) * 40
+        await cluster.write(0, content)
+        cluster.disks[2].corrupt(cluster.target(2), chunk(0), at=4321)
+        engine = cluster.disks[2].engine
+        assert engine is not None
+        read, repaired, damaged = engine.read, metrics.REPAIRED._value.get(), metrics.DAMAGED._value.get()
+        delays = [0.0, 0.5]  # of the answers on that daemon: the second comes long after the repair
+
+        async def read_and_wait(ops: Sequence[ReadOp]) -> list[ReadResult]:
+            results = await read(ops)
+            await asyncio.sleep(delays.pop(0) if delays else 0)
+            return results
+
+        engine.read = read_and_wait  # type: ignore[method-assign]
+        assert await asyncio.gather(*[cluster.read(0) for _ in range(6)]) == [content] * 6
+        await asyncio.sleep(1)
+        assert not delays
+        assert (metrics.REPAIRED._value.get(), metrics.DAMAGED._value.get()) == (repaired + 1, damaged + 1)
 
     cluster.run(main)
 
