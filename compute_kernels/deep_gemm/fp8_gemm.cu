@@ -131,7 +131,7 @@ DEVICE void multiply_tile(const Shared& s, const Problem& p, const float* gScale
   u32 first = k_begin;  // the K block whose scale lane 0 holds
   for (u32 kb = k_begin; kb < k_end; kb += STAGE_K, ring.next()) {
     if (!kFetchAhead && kb != k_begin && (kb - k_begin) % 32 == 0) scales.fetch(p, gScaleB, tile, kb, k_end), first = kb;
-    barrier_wait(s.full + ring.stage, ring.parity);
+    ring.await(s.full);
 #pragma unroll
     for (u32 i = 0; i < STAGE_K; ++i) {
       if (i > 0 && kb + i >= k_end) break;
@@ -159,8 +159,10 @@ DEVICE void multiply_tile(const Shared& s, const Problem& p, const float* gScale
             if (kb + i + 1 == end && end < k_end) scales = later, first = end;
           }
         }
+        const bool last = w == WAVES - 1 && (i == STAGE_K - 1 || kb + i + 1 >= k_end);
+        if (TURNS > 0 && last) ring.look_ahead(s.full);
         finish_wave<kGroup>(rPartial);
-        if (w == WAVES - 1 && (i == STAGE_K - 1 || kb + i + 1 >= k_end)) release(s.empty + ring.stage);
+        if (last) release(s.empty + ring.stage);
         promote(rSum[w], rPartial, scale_low[w], scale_high[w], scale_b, tile.column % 128);
       }
     }

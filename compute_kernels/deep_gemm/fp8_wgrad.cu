@@ -105,7 +105,7 @@ DEVICE void multiply_tile(const Shared& s, Ring& ring, Sum (&rSum)[WAVES], u32 b
 #pragma unroll
     for (u32 i = 0; i < kBlockN / 2; ++i) rSum[w][i] = 0.f;
   for (u32 kb = 0; kb < blocks; ++kb, ring.next()) {
-    barrier_wait(s.full + ring.stage, ring.parity);
+    ring.await(s.full);
     const u32 a = smem_address(s.tiles + ring.stage * kTileBytes), b = a + kBytesA;
     const u32 sScale = smem_address(s.sScales + ring.stage * kScales);
     float2 columns[kBlockN / 8];  // read while the products run: between two products there is no time for it
@@ -118,6 +118,7 @@ DEVICE void multiply_tile(const Shared& s, Ring& ring, Sum (&rSum)[WAVES], u32 b
 #pragma unroll
         for (u32 j = 0; j < kBlockN / 8; ++j) columns[j] = load_shared_float2(sScale + (kBlockM + j * 8 + lane_index() % 4 * 2) * 4);
       }
+      if (w == WAVES - 1) ring.look_ahead(s.full);
       finish_wave<kGroup>(rPartial);
       if (w == WAVES - 1) release(s.empty + ring.stage);
       promote(rSum[w], rPartial, low, high, columns);

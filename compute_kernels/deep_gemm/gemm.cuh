@@ -95,11 +95,26 @@ struct Scheduler {
 
 struct Ring {
   u32 stage = 0, parity = 0;
+  bool ready = false;  // it was seen full already
   DEVICE void next() {
     if (++stage == STAGES) {
       stage = 0;
       parity ^= 1;
     }
+  }
+
+  DEVICE void await(u64* full) const {
+    if (!ready) barrier_wait(full + stage, parity);
+  }
+
+  // Looks whether the next stage is full, beside products that run: before the next ones there is no time for it. The
+  // compiler must not see that this is what `next` computes: it would keep descriptors in registers of each thread.
+  DEVICE void look_ahead(u64* full) {
+    Ring ahead = *this;
+    forget(ahead.stage);
+    forget(ahead.parity);
+    ahead.next();
+    ready = barrier_test(full + ahead.stage, ahead.parity);
   }
 };
 

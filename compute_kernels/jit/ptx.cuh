@@ -70,6 +70,17 @@ DEVICE bool barrier_try_wait(u64* barrier, u32 parity) {
   return done != 0;
 }
 
+// Whether a wait would return at once.
+DEVICE bool barrier_test(u64* barrier, u32 parity) {
+  u32 done;
+  asm volatile(
+      "{\n .reg .pred p;\n mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}\n"
+      : "=r"(done)
+      : "r"(smem_address(barrier)), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
 DEVICE void barrier_wait(u64* barrier, u32 parity) {
   while (!barrier_try_wait(barrier, parity)) {
   }

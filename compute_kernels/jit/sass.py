@@ -15,7 +15,7 @@ from pathlib import Path
 
 from threefs.compute_kernels.errors import KernelError
 
-__all__ = ["disassemble", "find_nvdisasm", "opcodes"]
+__all__ = ["disassemble", "find_nvdisasm", "opcodes", "sequence"]
 
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)((?:\.\w+)*)", re.MULTILINE)
 
@@ -39,6 +39,11 @@ def disassemble(cubin: bytes) -> str:
     if done.returncode != 0:
         raise KernelError(f"nvdisasm failed: {done.stderr.strip()}")
     return done.stdout
+
+
+def sequence(listing: str) -> list[str]:
+    """The instructions' names in order, without their shapes."""
+    return [name for name, _ in _INSTRUCTION.findall(listing)]
 
 
 def opcodes(listing: str) -> Counter[str]:

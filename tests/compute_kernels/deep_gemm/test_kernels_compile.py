@@ -29,10 +29,24 @@ def test_a_tiling_in_use_compiles_without_spills(layout: int, tiling: Tiling) ->
     compiled = jit.build(tiling.source(layout))
     assert compiled.spill_bytes == compiled.stack_bytes == 0
     assert "warning" not in compiled.log.lower()
-    found = sass.opcodes(sass.disassemble(compiled.cubin))
+    listing = sass.disassemble(compiled.cubin)
+    found = sass.opcodes(listing)
     products = 4 * tiling.waves * tiling.stage_k * tiling.math_groups
     assert found["QGMMA"] == found[f"QGMMA.64x{tiling.block_n}x32"] == products
     assert found["HMMA"] == found["LDL"] == found["STL"] == 0
     assert found["FFMA"] >= tiling.math_groups * tiling.waves * tiling.stage_k * tiling.block_n // 2
     assert found["UTMALDG"] >= 3, "A, B and scales come through the copy engine"
     assert (found["USETMAXREG"] > 0) == (tiling.math_groups == 2 or tiling.blocks_per_sm == 2)
+    if tiling.turns:
+        assert _moves_between_products(listing) <= 1, "descriptors are computed in uniform registers"
+
+
+def _moves_between_products(listing: str) -> int:
+    """Registers that go to uniform ones between the four products of any K block."""
+    moves, products, most = 0, 0, 0
+    for name in sass.sequence(listing):
+        moves += name == "R2UR"
+        if name == "QGMMA":
+            most = max(most, moves if products % 4 else 0)
+            moves, products = 0, products + 1
+    return most

@@ -54,6 +54,11 @@ inline void barrier_wait(u64* barrier, u32 parity) {
   take_clock(barrier_of(barrier).passed);
   dawdle();
 }
+inline bool barrier_test(u64* barrier, u32 parity) {
+  const bool done = barrier_of(barrier).phase != parity;
+  if (done) take_clock(barrier_of(barrier).passed);
+  return done;
+}
 inline void set_flag(u64* flag, u64 value) {
   __atomic_store_n(flag, value, __ATOMIC_RELEASE);
   usleep(500);  // who waits for it goes on before this block's other warps do
