@@ -39,11 +39,8 @@ from threefs.compute_kernels.deep_gemm.layout import (
     set_mk_alignment_for_contiguous_layout,
     set_num_sms,
 )
-from threefs.compute_kernels.deep_gemm.mqa_logits import (
-    fp8_mqa_logits,
-    fp8_paged_mqa_logits,
-    get_paged_mqa_logits_metadata,
-)
+from threefs.compute_kernels.deep_gemm.logits_plan import get_paged_mqa_logits_metadata
+from threefs.compute_kernels.deep_gemm.mqa_logits import fp8_mqa_logits, fp8_paged_mqa_logits
 
 cell_div = ceil_div  # the first release's spelling
 get_mk_alignment_for_contiguous_layout = get_m_alignment_for_contiguous_layout  # the current names

@@ -23,11 +23,11 @@ from threefs.compute_kernels.deep_gemm.checks import (
     check_groups,
     check_output,
 )
+from threefs.compute_kernels.deep_gemm.group_ids import groups_of_ends
 from threefs.compute_kernels.deep_gemm.layout import (
     ceil_div,
     contiguous_alignment,
     even_rounds,
-    groups_of_ends,
     set_addend,
     sms_limit,
     sms_of,
@@ -225,6 +225,7 @@ def m_grouped_bf16_gemm_nt_contiguous(
     grouped_layout: torch.Tensor,
     compiled_dims: str = "nk",
     use_psum_layout: bool = False,
+    ensure_zero_padding: bool = True,
     expected_m_for_psum_layout: int | None = None,
 ) -> None:
     """d [m, n] bf16 = each row of a [m, k] times the matrix of its group, b [g, n, k].

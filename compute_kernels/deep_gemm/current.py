@@ -14,7 +14,7 @@ from threefs.compute_kernels.deep_gemm.api import (
     m_grouped_gemm_fp8_fp8_bf16_nt_masked,
 )
 from threefs.compute_kernels.deep_gemm.checks import Quantised
-from threefs.compute_kernels.deep_gemm.layout import groups_of_ends
+from threefs.compute_kernels.deep_gemm.group_ids import groups_of_ends
 from threefs.compute_kernels.errors import InvalidInput
 
 __all__ = ["fp8_gemm_nt", "m_grouped_fp8_gemm_nt_contiguous", "m_grouped_fp8_gemm_nt_masked"]
@@ -62,12 +62,14 @@ def m_grouped_fp8_gemm_nt_contiguous(
     compiled_dims: str = "nk",
     disable_ue8m0_cast: bool = False,
     use_psum_layout: bool = False,
+    ensure_zero_padding: bool = True,
     expected_m_for_psum_layout: int | None = None,
 ) -> None:
     """The current name of `m_grouped_gemm_fp8_fp8_bf16_nt_contiguous`.
 
     With `use_psum_layout`, `grouped_layout` int32 [g] says where each group ends; the next one starts at the next
-    multiple of the alignment. The tile does not depend on `expected_m_for_psum_layout`.
+    multiple of the alignment. The tile does not depend on `expected_m_for_psum_layout`. Rows of a between groups are
+    multiplied too, so zeros there are zeros in d, whatever `ensure_zero_padding` says.
     """
     _check_recipes(recipe, recipe_a, recipe_b)
     if use_psum_layout:

@@ -20,7 +20,6 @@ __all__ = [
     "get_m_alignment_for_contiguous_layout",
     "get_num_sms",
     "get_tma_aligned_size",
-    "groups_of_ends",
     "set_addend",
     "set_mk_alignment_for_contiguous_layout",
     "set_num_sms",
@@ -65,25 +64,6 @@ def set_mk_alignment_for_contiguous_layout(rows: int) -> None:
 def contiguous_alignment() -> int:
     """What `set_mk_alignment_for_contiguous_layout` set, else 128."""
     return _contiguous_alignment
-
-
-def groups_of_ends(ends: torch.Tensor, rows: int, groups: int) -> torch.Tensor:
-    """The group of each row, int32 [rows]; -1 for rows of nobody. `ends` int32 [groups] says where each group ends.
-
-    The next group starts at the next multiple of the contiguous layout's alignment. Queued on the current stream, may
-    be captured.
-    """
-    if ends.dtype != torch.int32 or tuple(ends.shape) != (groups,):
-        raise InvalidInput(f"ends of groups are {ends.dtype} {tuple(ends.shape)}; they must be int32 {(groups,)}")
-    if groups == 0:
-        return torch.full((rows,), -1, dtype=torch.int32, device=ends.device)
-    step = contiguous_alignment()
-    starts = torch.zeros_like(ends)
-    starts[1:] = (ends[:-1] + (step - 1)) // step * step
-    row = torch.arange(rows, dtype=torch.int32, device=ends.device)
-    group = torch.searchsorted(ends, row, right=True, out_int32=True)  # the first that ends behind the row
-    inside = (group < groups) & (row >= starts[group.clamp(max=groups - 1)])
-    return torch.where(inside, group, -1)
 
 
 def set_num_sms(count: int) -> None:

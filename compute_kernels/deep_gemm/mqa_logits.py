@@ -26,7 +26,6 @@ from threefs.compute_kernels.jit.driver import tensor_map_at
 __all__ = [
     "fp8_mqa_logits",
     "fp8_paged_mqa_logits",
-    "get_paged_mqa_logits_metadata",
     "mqa_source",
     "reference_mqa_logits",
 ]
@@ -165,25 +164,6 @@ def _launch_plain(
     map_scales = tensor_map(scales, (s_k, 1), (ceil_div(s_k, 4) * 4,), (_KEYS, 1), swizzle_bytes=0)
     launch = Launch((sms, 1, 1), 384, _shared_bytes(_COLUMNS, head_dim))
     loaded(mqa_source(heads, queries, head_dim, False)).launch(launch, (map_q, map_k, map_scales, arguments), q.device)
-
-
-def get_paged_mqa_logits_metadata(context_lens: torch.Tensor, block_kv: int, num_sms: int) -> torch.Tensor:
-    """int32 [num_sms + 1, 2]: the request and the unit of 128 keys at which each part begins; graph-safe.
-
-    Every request counts at least one unit, so that its row is cleaned.
-    """
-    if block_kv != _PAGE:
-        raise InvalidInput(f"block_kv is {block_kv}; it must be {_PAGE}")
-    if context_lens.dtype != torch.int32 or context_lens.dim() != 1 or context_lens.shape[0] == 0:
-        raise InvalidInput(f"context_lens is {context_lens.dtype} {tuple(context_lens.shape)}; it must be int32 (b,)")
-    if num_sms < 1:
-        raise InvalidInput(f"num_sms is {num_sms}; it must be 1 or more")
-    units = ((context_lens.clamp(min=0) + _KEYS - 1) // _KEYS).clamp(min=1).to(torch.int64)
-    ends = units.cumsum(0)
-    begin = torch.arange(num_sms + 1, device=context_lens.device) * ends[-1:] // num_sms
-    request = torch.searchsorted(ends, begin, right=True)
-    first = torch.cat([torch.zeros_like(ends[:1]), ends])
-    return torch.stack([request, begin - first[request]], 1).to(torch.int32)
 
 
 def fp8_paged_mqa_logits(

@@ -7,6 +7,7 @@
 // A split request costs more than its blocks: partial outputs are written and read again. So if whole requests fit
 // into the parts with at most kSlack units over the quota, nothing is split. And if there are more parts than requests,
 // each part may get one piece: the pieces are equal, of the least even size with which the parts suffice.
+#include "ptx.cuh"
 #include "scan.cuh"
 
 constexpr u32 kKeys = 64, kOverhead = OVERHEAD;

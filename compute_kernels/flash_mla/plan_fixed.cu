@@ -3,6 +3,7 @@
 // request's bits depend on its own length only.
 //
 // gPlan and gSplits as plan.cu writes them; the split index is not used, pieces count from the request's begin.
+#include "ptx.cuh"
 #include "scan.cuh"
 
 constexpr u32 kPieceKeys = PIECE * 64;

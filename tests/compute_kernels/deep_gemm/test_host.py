@@ -46,22 +46,6 @@ def test_an_all_zero_matrix_casts_to_zeros_and_finite_scales() -> None:
     assert bool((scale > 0).all())
 
 
-@given(sizes=st.lists(st.integers(0, 400), max_size=9), step=st.sampled_from([64, 128]), spare=st.integers(0, 300))
-@settings(max_examples=50)
-def test_groups_of_ends(sizes: list[int], step: int, spare: int) -> None:
-    ids: list[int] = []
-    ends = []
-    for group, size in enumerate(sizes):
-        ids += [-1] * (-len(ids) % step) + [group] * size
-        ends.append(len(ids))
-    ids += [-1] * spare
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layout, "_contiguous_alignment", step)
-        found = layout.groups_of_ends(torch.tensor(ends, dtype=torch.int32), len(ids), len(ends))
-    assert found.dtype == torch.int32
-    assert found.tolist() == ids
-
-
 def test_current_names_take_the_originals_arguments() -> None:
     lhs, rhs = _operands()
     out = torch.empty(130, 264, dtype=torch.bfloat16)

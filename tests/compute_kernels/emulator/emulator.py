@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from threefs.compute_kernels.deep_gemm import api as gemm_api
-from threefs.compute_kernels.deep_gemm import bf16_gemm, casts, fp8_gemm, fp8_wgrad, mqa_logits
+from threefs.compute_kernels.deep_gemm import bf16_gemm, casts, fp8_gemm, fp8_wgrad, group_ids, logits_plan, mqa_logits
 from threefs.compute_kernels.flash_mla import api, dense_decode, fp8_api, fp8_decode, gather_decode, plan
 from threefs.compute_kernels.jit import KernelSource, Launch, driver, replay
 
@@ -165,7 +165,7 @@ class _Forgetful(dict[Hashable, Any]):
 @pytest.fixture
 def emulated_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for `deep_gemm`. Repeated calls launch anew, so that each is checked."""
-    for module in (bf16_gemm, casts, fp8_gemm, fp8_wgrad, mqa_logits):
+    for module in (bf16_gemm, casts, fp8_gemm, fp8_wgrad, group_ids, logits_plan, mqa_logits):
         monkeypatch.setattr(module, "loaded", EmulatedKernel)
     for module in (bf16_gemm, fp8_gemm, mqa_logits):
         monkeypatch.setattr(module, "tensor_map", _emulated_map)

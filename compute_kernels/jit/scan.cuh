@@ -1,6 +1,5 @@
-// Running sums over a block of 1,024 threads.
+// Running sums over a block of 1,024 threads. The file that includes it has included ptx.cuh.
 #pragma once
-#include "ptx.cuh"
 
 constexpr u32 kThreads = 1024;
 
