@@ -118,6 +118,23 @@ def overlap(ctx: typer.Context) -> None:
     raise typer.Exit(analyse(ctx.args))
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def warmup(ctx: typer.Context) -> None:
+    """Compile the GPU kernels ahead of time, in an image's build or before a service starts."""
+    from threefs.common.errors import UserError
+    from threefs.compute_kernels.errors import KernelError
+    from threefs.compute_kernels.warmup import main as compile_kernels
+
+    try:
+        code = compile_kernels(ctx.args)
+    except KernelError as exc:
+        raise UserError(str(exc), "3fs warmup --help says what it takes") from exc
+    raise typer.Exit(code)
+
+
 def main() -> None:
     """Entry point of `3fs`."""
     guarded(app)

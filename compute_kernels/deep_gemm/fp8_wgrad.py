@@ -35,6 +35,7 @@ from threefs.compute_kernels.jit import KernelSource, Launch, Wgmma, loaded, rep
 from threefs.compute_kernels.jit.driver import TensorMap, tensor_map_at
 
 __all__ = [
+    "groups_held",
     "k_grouped_fp8_gemm_nt_contiguous",
     "k_grouped_wgrad_gemm_fp8_fp8_fp32_nt",
     "reference_wgrad",
@@ -67,6 +68,11 @@ def wgrad_source(groups: int, split_tail: bool = False) -> KernelSource:
         "SPLIT_TAIL": int(split_tail),
     }
     return KernelSource(_FILE, "fp8_wgrad", tuple(constants.items()), (Wgmma("e4m3", _BLOCK_N),))
+
+
+def groups_held(groups: int) -> int:
+    """How many the arguments of a launch for so many groups hold: a power of two, 64 at most."""
+    return 1 << (min(groups, _GROUPS_MAX) - 1).bit_length()
 
 
 @lru_cache(maxsize=8)
@@ -114,7 +120,7 @@ def _launch(
     offsets = list(accumulate(ks, initial=0))
     for start in range(0, len(ks), _GROUPS_MAX):
         part = ks[start : start + _GROUPS_MAX]
-        width = 1 << (len(part) - 1).bit_length()
+        width = groups_held(len(part))
         blocks = [ceil_div(k, K_BLOCK) for k in part]
         values = _arguments_type(width)()
         arguments = _arguments_type(width)

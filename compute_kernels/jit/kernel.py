@@ -6,7 +6,7 @@ a compilation. Host wrappers call `loaded(source)` at each launch: after the fir
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -25,13 +25,18 @@ __all__ = ["build", "loaded", "warmup"]
 
 def build(source: KernelSource) -> Compiled:
     """The cubin from the disk cache, or compiled now and stored."""
+    return _build(source)[0]
+
+
+def _build(source: KernelSource) -> tuple[Compiled, bool]:
+    """`build`, and whether it was compiled now."""
     compiler = chosen_compiler()
     fingerprint = source.fingerprint(compiler_signature(compiler))
     if (found := cache.load(fingerprint)) is not None:
-        return found
+        return found, False
     compiled = compile_source(source, compiler)
     cache.store(fingerprint, compiled)
-    return compiled
+    return compiled, True
 
 
 @lru_cache(maxsize=1024)
@@ -40,7 +45,15 @@ def loaded(source: KernelSource) -> LoadedKernel:
     return LoadedKernel(source.name, build(source).cubin, source.entry)
 
 
-def warmup(sources: Iterable[KernelSource], threads: int = 4) -> int:
-    """Build all of `sources` (NVRTC works in parallel) and return how many there were."""
+def warmup(
+    sources: Iterable[KernelSource], threads: int = 4, done: Callable[[KernelSource], None] = lambda _: None
+) -> int:
+    """Build all of `sources` (NVRTC works in parallel), telling `done` of each; how many were compiled now."""
+
+    def one(source: KernelSource) -> bool:
+        _, compiled = _build(source)
+        done(source)
+        return compiled
+
     with ThreadPoolExecutor(threads) as pool:
-        return len(list(pool.map(build, dict.fromkeys(sources))))
+        return sum(pool.map(one, dict.fromkeys(sources)))
